@@ -1,0 +1,1 @@
+"""Evaluation: lockstep runs on unseen seeds, statistics and the report."""

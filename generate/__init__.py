@@ -1,0 +1,1 @@
+"""Simulation: tasks on MuJoCo, rollouts in waves, and the `generate` command."""

@@ -1,0 +1,85 @@
+"""Behaviours that need no learning, and policies named in recipes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..shards.errors import ConfigError, PalaestraError, UnknownNameError
+from .rollout import Policy
+from .world import Observation, World, generators
+
+SCRIPTED = ("expert", "random")
+
+
+class Random:
+    """Actions uniform in [-1, 1], white in time."""
+
+    def reset(self, world: World, seeds: Sequence[int]) -> None:
+        self.actions = _draw(world, seeds, "uniform")
+        self.world = world
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        return self.actions[:, self.world.time]
+
+
+class Expert:
+    """The task's own script, with white Gaussian noise on its actions where wanted.
+
+    Noise is white, not smooth: smooth noise teaches a policy with action history to copy itself.
+    """
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+
+    def reset(self, world: World, seeds: Sequence[int]) -> None:
+        self.world = world
+        # per-step draws would cost seven times more
+        self.noises = _draw(world, seeds, "normal") * np.float32(self.noise) if self.noise else None
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        action = self.world.task.expert()
+        if self.noises is not None:
+            action += self.noises[:, self.world.time]
+        return np.clip(action, -1.0, 1.0)
+
+
+def _draw(world: World, seeds: Sequence[int], kind: str) -> NDArray[np.float32]:
+    """(nlane, horizon, action_size) draws, each simulation's from its own generator."""
+    shape = (world.task.players, world.horizon, world.schema.action_size)
+    draws = np.empty((world.nsim, *shape), np.float32)
+    for sim, generator in enumerate(generators(seeds, "policy")):
+        if kind == "uniform":
+            draws[sim] = generator.random(shape, np.float32) * 2 - 1
+        else:
+            draws[sim] = generator.standard_normal(shape, np.float32)
+    return draws.reshape(world.nlane, *shape[1:])
+
+
+def make_policy(name: str, noise: float = 0.0, arguments: dict[str, Any] | None = None) -> Policy:
+    """`expert`, `random`, or `"module:function"`, which is called with `arguments`.
+
+    Raises UnknownNameError or ConfigError naming the policy when there is no such thing.
+    """
+    if name == "random":
+        return Random()
+    if name == "expert":
+        return Expert(noise)
+    if ":" not in name:
+        raise UnknownNameError("policy", name, (*SCRIPTED, "module:function"))
+    module, _, function = name.partition(":")
+    try:
+        build = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"policy {name!r} does not import: {error}") from error
+    try:
+        policy: Policy = build(**(arguments or {}))
+    except PalaestraError:
+        raise
+    except TypeError as error:
+        raise ConfigError(f"policy {name!r}: {error}") from error
+    return policy

@@ -1,0 +1,122 @@
+"""Play a wave of episodes in lockstep and hand them out segment by segment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..shards.episode import Episode
+from ..shards.schema import SEGMENT_STEPS
+from .world import Observation, World
+
+COMPLETION_STEPS = 10  # consecutive steps of success that complete an episode
+
+
+class Policy(Protocol):
+    """Anything that plays: scripted experts and learned agents alike.
+
+    `reset` begins a wave of episodes; `act` returns actions (nlane, action_size) float32 in
+    [-1, 1] for all lanes, also those that have ended.
+    """
+
+    def reset(self, world: World, seeds: Sequence[int]) -> None: ...
+
+    def act(self, observation: Observation) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a wave's episodes are called in the corpus."""
+
+    policy: str
+    opponent: str = ""
+    round: int = 0
+    first_match: int = 0
+    """Match number of simulation 0; the others follow."""
+
+
+class Completion:
+    """Finds each lane's completion step: the first from which success holds for ten."""
+
+    def __init__(self, nlane: int) -> None:
+        self.held = np.zeros(nlane, np.int64)
+        self.step = np.full(nlane, -1)
+
+    def update(self, success: NDArray[np.uint8], time: int) -> None:
+        """Take in success (nlane,) of the step numbered `time`."""
+        self.held = np.where(success > 0, self.held + 1, 0)
+        done = (self.step < 0) & (self.held == COMPLETION_STEPS)
+        self.step[done] = time - COMPLETION_STEPS + 1
+
+
+class _Buffers:
+    """One segment's arrays for all lanes, (nlane, 256, …), reused from segment to segment."""
+
+    def __init__(self, world: World) -> None:
+        schema, shape = world.schema, (world.nlane, SEGMENT_STEPS)
+        size = schema.image_size if world.pixels else 0
+        self.pixels = np.zeros((*shape, size, size, 3), np.uint8)
+        self.state = np.zeros((*shape, schema.state_size), np.float32)
+        self.action = np.zeros((*shape, schema.action_size), np.float32)
+        self.reward = np.zeros(shape, np.float32)
+        self.success = np.zeros(shape, np.uint8)
+
+
+def play(
+    world: World,
+    policy: Policy,
+    seeds: Sequence[int],
+    label: Label,
+    on_step: Callable[[int], None] = lambda lanes: None,
+) -> Iterator[Episode]:
+    """Yield every lane's segments as they end: at each 256th step and at the episode's end.
+
+    The arrays of a yielded episode are views that the next segment overwrites: encode or copy
+    them first. `on_step` is told how many lanes advanced.
+    """
+    world.reset(seeds)
+    policy.reset(world, seeds)
+    buffers, completion = _Buffers(world), Completion(world.nlane)
+    players = world.task.players
+    while len(world.ids):
+        t = world.time % SEGMENT_STEPS
+        lanes = (world.ids[:, None] * players + np.arange(players)).ravel()
+        observation = world.observe(buffers.state[:, t], buffers.pixels[:, t])
+        buffers.action[:, t] = policy.act(observation)
+        step = world.step(buffers.action[:, t])
+        buffers.reward[:, t], buffers.success[:, t] = step.reward, step.success
+        completion.update(step.success, world.time - 1)
+        on_step(len(lanes))
+        ended = step.terminated | step.truncated
+        leaving = lanes if t == SEGMENT_STEPS - 1 else lanes[ended[lanes]]
+        for lane in leaving:
+            yield _episode(world, buffers, completion, label, seeds, int(lane), step.terminated)
+        if ended[lanes].all():
+            return
+
+
+def _episode(
+    world: World, buffers: _Buffers, completion: Completion, label: Label,
+    seeds: Sequence[int], lane: int, terminated: NDArray[np.bool_],
+) -> Episode:  # fmt: skip
+    sim, player = divmod(lane, world.task.players)
+    segment, last = divmod(world.time - 1, SEGMENT_STEPS)
+    truncated = bool(not terminated[lane] and world.time >= world.horizon)
+    ended = bool(terminated[lane]) or truncated
+    completed = int(completion.step[lane])
+    return Episode(
+        task=world.task.name, level=world.task.level, instruction=world.task.instruction,
+        match=label.first_match + sim, player=player, segment=segment,
+        policy=label.policy, opponent=label.opponent, rating=None, opponent_rating=None,
+        round=label.round, seed=int(seeds[sim]),
+        terminated=bool(terminated[lane]), truncated=truncated, cause=world.causes[sim],
+        completion_step=completed if completed >= 0 else None,
+        final_state_xxh3=world.final_state_xxh3(sim) if ended else None,
+        pixels=buffers.pixels[lane, : last + 1], state=buffers.state[lane, : last + 1],
+        action=buffers.action[lane, : last + 1], reward=buffers.reward[lane, : last + 1],
+        success=buffers.success[lane, : last + 1],
+    )  # fmt: skip

@@ -1,0 +1,188 @@
+"""A six-joint arm with a two-finger gripper over a floor: scene and batched control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+from ..task import Floats
+
+TIMESTEP = 0.005  # s
+SUBSTEPS = 5  # 40 Hz control
+JOINTS = ("waist", "shoulder", "elbow", "forearm", "wrist", "flange")
+FINGERS = ("left_finger", "right_finger")
+JOINT_SPEED = 1.5  # rad/s at action 1
+FINGER_SPEED = 0.1  # m/s at action 1
+FINGER_TRAVEL = 0.035  # m, each finger
+HOME = (0.0, 0.6255, 1.6286, 0.0, 0.8875, 0.0)  # rad: hand at (0.42, 0, 0.2) m, pointing down
+HAND_SPEED = 0.5  # m/s, the fastest the scripts move
+DAMPING = 0.05  # of the least-squares inverse; m/rad
+
+ARM_COLOUR = (0.82, 0.83, 0.86, 1.0)
+JOINT_COLOUR = (0.95, 0.45, 0.12, 1.0)
+FINGER_COLOUR = (0.16, 0.17, 0.2, 1.0)
+FLOOR_COLOUR = (0.45, 0.5, 0.56, 1.0)
+
+
+def build() -> mujoco.MjSpec:
+    """Floor, light camera and arm; tasks add their objects to `spec.worldbody`."""
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    spec.option.timestep = TIMESTEP
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    spec.option.impratio = 10
+    world = spec.worldbody
+    world.add_geom(
+        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.1], rgba=FLOOR_COLOUR
+    )
+    world.add_camera(
+        name="main", pos=[1.15, 0.0, 0.75], xyaxes=[0, 1, 0, -0.68, 0, 0.73], fovy=42
+    )
+    _add_arm(spec)
+    for joint in JOINTS:
+        servo = spec.add_actuator(
+            name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            ctrllimited=True, ctrlrange=[-JOINT_SPEED, JOINT_SPEED],
+        )  # fmt: skip
+        servo.set_to_intvelocity(kp=400, dampratio=1, inheritrange=1)
+    for finger in FINGERS:
+        servo = spec.add_actuator(
+            name=finger, target=finger, trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            ctrllimited=True, ctrlrange=[-FINGER_SPEED, FINGER_SPEED],
+            forcelimited=True, forcerange=[-20, 20],
+        )  # fmt: skip
+        servo.set_to_intvelocity(kp=600, dampratio=1, inheritrange=1)
+    return spec
+
+
+def _add_arm(spec: mujoco.MjSpec) -> None:
+    """Links as capsules; the arm collides with nothing but its fingers do."""
+    ghost = {"contype": 0, "conaffinity": 0}
+    capsule, cylinder = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER
+    base = spec.worldbody.add_body(name="base")
+    base.add_geom(
+        type=cylinder, size=[0.08, 0.06, 0], pos=[0, 0, 0.06], rgba=FINGER_COLOUR, **ghost
+    )
+    # name, joint axis, joint range, offset from parent, link end, radius, mass
+    links = (
+        ("waist", (0, 0, 1), (-2.6, 2.6), (0, 0, 0.12), (0, 0, 0.2), 0.055, 4.0),
+        ("shoulder", (0, 1, 0), (-1.6, 2.2), (0, 0, 0.2), (0, 0, 0.32), 0.045, 3.0),
+        ("elbow", (0, 1, 0), (0.1, 2.7), (0, 0, 0.32), (0, 0, 0.14), 0.04, 1.5),
+        ("forearm", (0, 0, 1), (-2.6, 2.6), (0, 0, 0.14), (0, 0, 0.16), 0.035, 1.0),
+        ("wrist", (0, 1, 0), (-2.0, 2.0), (0, 0, 0.16), (0, 0, 0.07), 0.032, 0.6),
+        ("flange", (0, 0, 1), (-2.9, 2.9), (0, 0, 0.07), (0, 0, 0.02), 0.032, 0.4),
+    )
+    body = base
+    for index, (name, axis, limits, offset, end, radius, mass) in enumerate(links):
+        body = body.add_body(name=name, pos=offset, gravcomp=1)
+        body.add_joint(name=name, axis=axis, range=limits, limited=True, armature=0.05, damping=1)
+        body.add_geom(
+            type=capsule, fromto=[0, 0, 0, *end], size=[radius, 0, 0], mass=mass,
+            rgba=JOINT_COLOUR if index % 2 else ARM_COLOUR, **ghost,
+        )  # fmt: skip
+    body.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.02, 0.055, 0.012], pos=[0, 0, 0.05], mass=0.1,
+        rgba=FINGER_COLOUR, **ghost,
+    )  # fmt: skip
+    body.add_site(name="hand", pos=[0, 0, 0.12])
+    for finger, side in zip(FINGERS, (1, -1), strict=True):
+        child = body.add_body(name=finger, pos=[0, side * 0.012, 0.06], gravcomp=1)
+        child.add_joint(
+            name=finger, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0],
+            range=[0, FINGER_TRAVEL], limited=True, armature=0.1, damping=5,
+        )  # fmt: skip
+        child.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.011, 0.011, 0.035], pos=[0, 0, 0.032],
+            mass=0.05, friction=[1.0, 0.01, 0.0005], rgba=FINGER_COLOUR,
+        )  # fmt: skip
+
+
+class Arm:
+    """Live views of the arm in every simulation, its actions, and resolved-rate control."""
+
+    def __init__(self, batch: Batch) -> None:
+        model = batch.model
+        joints = [model.joint(name) for name in JOINTS]
+        self.qadr = np.array([joint.qposadr[0] for joint in joints])
+        self.dofs = np.array([joint.dofadr[0] for joint in joints])
+        self.ids = np.array([joint.id for joint in joints])
+        self.fingers = np.array([model.joint(name).qposadr[0] for name in FINGERS])
+        self.servos = np.array([model.actuator(name).id for name in JOINTS])
+        self.finger_servos = np.array([model.actuator(name).id for name in FINGERS])
+        self.site = model.site("hand").id
+        self.low, self.high = model.jnt_range[self.ids].T
+        self.qpos, self.qvel, self.act = batch.qpos, batch.qvel, batch.act
+        self.ctrl = batch.ctrl
+        self.xanchor, self.xaxis = batch.bind("xanchor"), batch.bind("xaxis")
+        self.site_xpos, self.site_xmat = batch.bind("site_xpos"), batch.bind("site_xmat")
+
+    @property
+    def hand(self) -> Floats:
+        """(n, 3) m, the point between the fingertips."""
+        return self.site_xpos[:, self.site]
+
+    def reset(self, generators: Sequence[np.random.Generator], spread: float) -> None:
+        """Write a pose around HOME, joints uniform within ± spread rad, gripper closed."""
+        draws = np.stack([g.uniform(-spread, spread, len(JOINTS)) for g in generators])
+        self.qpos[:, self.qadr] = np.clip(HOME + draws, self.low, self.high)
+        self.act[:, self.servos] = self.qpos[:, self.qadr]  # servos rest where the joints are
+
+    def apply(self, action: NDArray[np.float32]) -> None:
+        """Six joint velocity targets and the gripper's, each in [-1, 1]."""
+        self.ctrl[:, self.servos] = action[:, :6] * JOINT_SPEED
+        self.ctrl[:, self.finger_servos] = action[:, 6:] * FINGER_SPEED
+
+    def jacobian(self) -> Floats:
+        """(n, 6, 6) translational then rotational Jacobian of the hand by joint.
+
+        From the joints' world axes and anchors, which the step has already computed: `Batch.jac`
+        would run the kinematics again.
+        """
+        axes = self.xaxis[:, self.ids]
+        arms = self.hand[:, None] - self.xanchor[:, self.ids]
+        return np.concatenate((np.cross(axes, arms), axes), axis=2).swapaxes(1, 2)
+
+    def hand_velocity(self) -> Floats:
+        """(n, 3) m/s."""
+        jacobian = self.jacobian()[:, :3]
+        velocity: Floats = np.matmul(jacobian, self.qvel[:, self.dofs, None])[..., 0]
+        return velocity
+
+    def observe(self, slots: dict[str, NDArray[np.float32]]) -> None:
+        """Fill the arm's own slots."""
+        position = self.qpos[:, self.qadr]
+        slots["joint_position"][:] = position
+        slots["joint_velocity"][:] = self.qvel[:, self.dofs]
+        slots["joint_target"][:] = self.act[:, self.servos] - position
+        slots["gripper"][:, 0] = self.qpos[:, self.fingers].sum(axis=1)
+        slots["gripper"][:, 1] = self.qvel[:, self.fingers].sum(axis=1)
+        slots["hand_position"][:] = self.hand
+        rotation = self.site_xmat[:, self.site].reshape(-1, 3, 3)
+        slots["hand_rotation"][:] = rotation[:, :, :2].reshape(-1, 6)
+        slots["hand_velocity"][:] = self.hand_velocity()
+
+    def move(self, velocity: Floats, grip: Floats | float = -1.0) -> NDArray[np.float32]:
+        """Actions that move the hand at `velocity` (n, 3) m/s and keep it pointing down.
+
+        Damped least squares (Nakamura & Hanafusa 1986): q̇ = Jᵀ(JJᵀ + λ²I)⁻¹ v; a velocity that
+        would saturate a joint is slowed as a whole, so that the direction is kept.
+        """
+        rotation = self.site_xmat[:, self.site].reshape(-1, 3, 3)
+        tilt = np.cross(rotation[:, :, 2], (0.0, 0.0, -1.0))  # turns the tool axis downwards
+        heading = np.cross(rotation[:, :, 1], (0.0, 1.0, 0.0))  # and its fingers sideways
+        twist = np.concatenate((velocity, 4.0 * tilt + 2.0 * heading * (0, 0, 1)), axis=1)
+        jacobian = self.jacobian()
+        square = np.matmul(jacobian, jacobian.swapaxes(1, 2))
+        square += DAMPING**2 * np.eye(6)
+        speed = np.matmul(jacobian.swapaxes(1, 2), np.linalg.solve(square, twist[..., None]))
+        speed = speed[..., 0] / JOINT_SPEED
+        speed /= np.maximum(1.0, np.abs(speed).max(axis=1, keepdims=True))
+        action = np.empty((len(velocity), 7), np.float32)
+        action[:, :6] = speed
+        action[:, 6] = grip
+        return action

@@ -1,0 +1,1 @@
+"""One file per task; the registry finds every module here."""

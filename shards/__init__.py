@@ -1,0 +1,1 @@
+"""The corpus: episodes in compressed tar shards, their index, order, reader and audit."""

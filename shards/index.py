@@ -1,0 +1,136 @@
+"""The Parquet index: one row per segment; checksum list, audit table and sampling base at once."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from .episode import ARRAYS, Episode
+from .errors import CorruptionError
+
+COLUMNS: dict[str, Any] = {
+    "key": pl.String, "task": pl.String, "level": pl.Int32, "instruction": pl.String,
+    "match": pl.Int64, "player": pl.Int32, "segment": pl.Int32,
+    "policy": pl.String, "opponent": pl.String, "rating": pl.Float64,
+    "opponent_rating": pl.Float64, "round": pl.Int32, "seed": pl.UInt64,
+    "steps": pl.Int32, "return": pl.Float64, "success": pl.Boolean, "completion_step": pl.Int32,
+    "terminated": pl.Boolean, "truncated": pl.Boolean, "cause": pl.String,
+    **{f"{array}_{kind}": pl.Float64 for array in ARRAYS for kind in ("min", "max")},
+    **{f"{array}_nan": pl.Int64 for array in ARRAYS},
+    "saturation": pl.Float64, "frozen_frames": pl.Int32,
+    "shard": pl.Int32, "offset": pl.Int64, "bytes": pl.Int64, "xxh3": pl.UInt64,
+    "final_state_xxh3": pl.UInt64,
+}  # fmt: skip
+
+
+def row(episode: Episode, shard: int, offset: int, size: int, xxh3: int) -> dict[str, Any]:
+    """The episode's index row; `offset`, `size` and `xxh3` are its byte range in the tar."""
+    values: dict[str, Any] = {
+        name: getattr(episode, name) for name in COLUMNS if hasattr(episode, name)
+    }
+    values |= {
+        "return": float(episode.reward.sum(dtype=np.float64)),
+        "success": episode.completion_step is not None,
+        "saturation": float((np.abs(episode.action) >= 1.0).mean()),
+        "frozen_frames": frozen_frames(episode.pixels),
+        "shard": shard, "offset": offset, "bytes": size, "xxh3": xxh3,
+    }  # fmt: skip
+    for name in ARRAYS:
+        array = getattr(episode, name)
+        values[f"{name}_min"], values[f"{name}_max"] = float(array.min()), float(array.max())
+        floats = array.dtype.kind == "f"
+        values[f"{name}_nan"] = int(np.isnan(array).sum()) if floats else 0
+    return values
+
+
+def frozen_frames(pixels: NDArray[np.uint8]) -> int:
+    """Frames equal to the one before, compared as 64-bit words where they fit (6 × faster)."""
+    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    if flat.shape[1] % 8 == 0:
+        flat = flat.view(np.uint64)
+    return int((flat[1:] == flat[:-1]).all(axis=1).sum())
+
+
+@dataclass
+class Moments:
+    """Count, sum and sum of squares of every state entry; adds up over shards."""
+
+    count: int = 0
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, state: NDArray[np.float32]) -> None:
+        """Take in states (T, state_size)."""
+        wide = state.astype(np.float64)
+        self.merge(Moments(len(wide), wide.sum(axis=0), np.square(wide).sum(axis=0)))
+
+    def merge(self, other: Moments) -> None:
+        """Take in another's sums."""
+        if self.count == 0:
+            self.total, self.squares = np.zeros_like(other.total), np.zeros_like(other.squares)
+        self.count += other.count
+        self.total = self.total + other.total
+        self.squares = self.squares + other.squares
+
+    def mean_and_deviation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Per entry; a constant entry deviates by 0."""
+        mean = self.total / self.count
+        variance = np.maximum(self.squares / self.count - mean**2, 0.0)
+        # cancellation leaves about 1e-12 of noise where the truth is zero
+        return mean, np.sqrt(np.where(variance > 1e-10 * (1 + mean**2), variance, 0.0))
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What an index file says of its shard besides the rows."""
+
+    fingerprint: str
+    """Of the corpus it belongs to."""
+    tar_bytes: int
+    tar_xxh3: int
+    moments: Moments
+
+
+def to_parquet(rows: pl.DataFrame, info: ShardInfo) -> bytes:
+    """An index file: rows of COLUMNS, and the shard's metadata."""
+    metadata = {
+        "palaestra": json.dumps({
+            "fingerprint": info.fingerprint, "tar_bytes": info.tar_bytes,
+            "tar_xxh3": info.tar_xxh3, "state_count": info.moments.count,
+            "state_sum": info.moments.total.tolist(),
+            "state_squares": info.moments.squares.tolist(),
+        })
+    }  # fmt: skip
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer, metadata=metadata)
+    return buffer.getvalue()
+
+
+def parquet_info(data: bytes, where: str) -> ShardInfo:
+    """The metadata of an index file; CorruptionError if it is not one."""
+    try:
+        values = json.loads(pl.read_parquet_metadata(io.BytesIO(data))["palaestra"])
+        moments = Moments(
+            values["state_count"],
+            np.array(values["state_sum"]),
+            np.array(values["state_squares"]),
+        )
+        return ShardInfo(
+            values["fingerprint"], values["tar_bytes"], values["tar_xxh3"], moments
+        )
+    except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+        raise CorruptionError(f"{where}: not an index file ({error!r})") from error
+
+
+def from_parquet(data: bytes, where: str) -> pl.DataFrame:
+    """The rows of an index file; CorruptionError names it if it cannot be read."""
+    try:
+        return pl.read_parquet(io.BytesIO(data)).select(*COLUMNS)
+    except pl.exceptions.PolarsError as error:
+        raise CorruptionError(f"{where}: damaged index ({error})") from error

@@ -1,0 +1,81 @@
+"""Which segment is read when: pure functions of (seed, batch number), never remembered.
+
+Each epoch of a source permutes *runs* of contiguous segments, so that a run is one ranged read
+while a batch still mixes runs from all over the corpus. The cursor of a training run is one
+integer, the batch number, whatever the number of ranks and threads.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+RUNS_PER_BATCH = 128
+LONGEST_RUN = 16  # segments; 16 of 30 kB make a good ranged read
+PADDING = -1  # a slot without a segment: zero weight
+
+
+def run_length(batch_size: int) -> int:
+    """Contiguous segments read together: B // 128, held to 1…16."""
+    return min(max(batch_size // RUNS_PER_BATCH, 1), LONGEST_RUN)
+
+
+def quotas(batch: int, batch_size: int, weights: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Each source's stretch [start, stop) of its own stream in global batch `batch`.
+
+    Closed form: ⌊(u+1)·w·B/W⌋ − ⌊u·w·B/W⌋ segments for all but the largest source, which takes
+    the rest, so that every batch sums to B.
+    """
+    total, largest = sum(weights), weights.index(max(weights))
+
+    def drawn(until: int) -> list[int]:
+        counts = [until * weight * batch_size // total for weight in weights]
+        counts[largest] += until * batch_size - sum(counts)
+        return counts
+
+    return list(zip(drawn(batch), drawn(batch + 1), strict=True))
+
+
+@lru_cache(maxsize=8)
+def epoch_order(count: int, run: int, seed: int, epoch: int, source: int) -> NDArray[np.int64]:
+    """(count,) segment numbers of one epoch: runs of `run` in random order."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, (epoch << 16) | source]))
+    starts = generator.permutation(-(-count // run)).astype(np.int64) * run
+    segments = (starts[:, None] + np.arange(run)).ravel()
+    order = segments[segments < count]
+    order.flags.writeable = False
+    return order
+
+
+def stretch(
+    start: int, stop: int, count: int, run: int, seed: int, source: int
+) -> NDArray[np.int64]:
+    """Segments [start, stop) of a source's endless stream of epochs."""
+    parts = []
+    while start < stop:
+        epoch, offset = divmod(start, count)
+        end = min(count, offset + stop - start)
+        parts.append(epoch_order(count, run, seed, epoch, source)[offset:end])
+        start += end - offset
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def global_batch(
+    batch: int, batch_size: int, counts: tuple[int, ...], weights: tuple[int, ...], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(source, segment), each (batch_size,), of every slot of global batch `batch`."""
+    run = run_length(batch_size)
+    sources, segments = [], []
+    for source, (start, stop) in enumerate(quotas(batch, batch_size, weights)):
+        sources.append(np.full(stop - start, source))
+        segments.append(stretch(start, stop, counts[source], run, seed, source))
+    return np.concatenate(sources), np.concatenate(segments)
+
+
+def rank_slice(batch_size: int, rank: int, world_size: int, micro_batch: int) -> NDArray[np.int64]:
+    """Slots of the global batch that a rank takes, whole micro-batches padded with PADDING."""
+    share = -(-batch_size // (world_size * micro_batch)) * micro_batch
+    slots = np.arange(rank * share, (rank + 1) * share)
+    return np.where(slots < batch_size, slots, PADDING)

@@ -1,0 +1,1 @@
+"""Learning: the policy-and-value network, its loss, engine and checkpoints."""

@@ -1,0 +1,164 @@
+"""`train CORPUS… --run RUN`: stream corpora into a policy-and-value network."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from ..shards import storage
+from ..shards.console import console, run_command
+from ..shards.errors import CheckpointError, ConfigError
+from .config import TrainConfig, check, load_preset, split_weight
+from .loss import LossConfig
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a network on corpora. Running it again goes on from the newest checkpoint."""
+
+    corpora: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Corpus URLs, each with an optional weight: CORPUS_A:0.95 CORPUS_B:0.05."""
+    run: str
+    """Where checkpoints and metrics go: a folder or any URL."""
+    preset: str = "tiny"
+    """Model size: a preset's name, or a TOML file of your own."""
+    inputs: str = "pixels+state"
+    """What the network sees: pixels+state, pixels or state."""
+    updates: int = 1000
+    """Optimiser steps in the whole run."""
+    batch: int = 2048
+    """Segments of 256 steps in a global batch, over all ranks."""
+    micro_batch: int = 2
+    """Segments a rank puts through the network at once."""
+    peak_rate: float | None = None
+    """Learning rate after warm-up; the preset's by default."""
+    end_rate: float = 1e-5
+    """Learning rate at the last update, reached by quadratic decay."""
+    warm_up: int | None = None
+    """Updates of linear warm-up; the preset's by default."""
+    precision: str = "auto"
+    """bf16, fp32, or auto: bf16 where the machine computes in it."""
+    checkpoint_every: str = "12h"
+    """Wall clock (12h, 30m) or updates (500u)."""
+    validate_every: int = 100
+    """Updates between losses on held-out matches; 0 for never."""
+    validation_share: float = 0.02
+    """Share of the matches kept out of training."""
+    history_dropout: float = 0.5
+    """Share of segments trained without their action history."""
+    recompute: bool = False
+    """Activation checkpointing: less memory, a third more compute."""
+    threads: int | None = None
+    """CPU threads a rank computes with."""
+    seed: int = 0
+    """Of weights, order and dropout."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The loss's settings."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def resolve(arguments: Arguments) -> TrainConfig:
+    """The run's settings, checked whole before any work."""
+    from .engine import bf16_is_fast
+
+    preset = load_preset(arguments.preset)
+    pairs = [split_weight(corpus) for corpus in arguments.corpora]
+    if not pairs:
+        raise ConfigError("expected at least one corpus")
+    precision = arguments.precision
+    if precision == "auto":
+        precision = "bf16" if bf16_is_fast() else "fp32"
+    if precision not in ("bf16", "fp32"):
+        raise ConfigError(f"--precision should be bf16, fp32 or auto, is {precision!r}")
+    config = TrainConfig(
+        corpora=tuple(url for url, _ in pairs), weights=tuple(weight for _, weight in pairs),
+        preset=arguments.preset, model=preset.model, inputs=arguments.inputs,
+        updates=arguments.updates, batch=arguments.batch, micro_batch=arguments.micro_batch,
+        peak_rate=arguments.peak_rate or preset.peak_rate, end_rate=arguments.end_rate,
+        warm_up=preset.warm_up if arguments.warm_up is None else arguments.warm_up,
+        precision=precision, loss=arguments.loss, history_dropout=arguments.history_dropout,
+        validation_share=arguments.validation_share, recompute=arguments.recompute,
+        seed=arguments.seed,
+    )  # fmt: skip
+    check(config)
+    return config
+
+
+def parse_interval(text: str) -> tuple[float, int]:
+    """`12h`, `30m`, `90s` → (seconds, 0); `500u` → (inf, 500)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hmsu])", text)
+    if not found or float(found[1]) <= 0:
+        raise ConfigError(f"--checkpoint-every should look like 12h, 30m or 500u, is {text!r}")
+    if found[2] == "u":
+        return float("inf"), int(float(found[1]))
+    return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]], 0
+
+
+def command(arguments: Arguments) -> None:
+    """Check everything, then train."""
+    config = resolve(arguments)
+    seconds, updates = parse_interval(arguments.checkpoint_every)
+
+    import torch
+
+    from ..shards.corpus import Corpus
+    from .engine import start_ranks, stop_ranks
+    from .trainer import Every, Trainer
+
+    corpora = [Corpus.open(url) for url in config.corpora]
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    rank, _ = start_ranks()
+    try:
+        if rank == 0:
+            record_run(arguments.run, config)
+        torch.distributed.barrier()
+        trainer = Trainer(config, arguments.run, corpora)
+        trainer.resume()
+        if rank == 0:
+            parameters = sum(int(p.ds_numel) for p in trainer.engine.model.parameters())
+            console.print(
+                f"{config.preset}: {parameters:,} parameters, {config.inputs}, "
+                f"{config.precision}, ZeRO-{config.zero_stage}, updates {trainer.start} to "
+                f"{config.updates} of {config.batch} segments"
+            )
+        trainer.train(Every(seconds, updates), arguments.validate_every)
+    finally:
+        stop_ranks()
+
+
+def record_run(run: str, config: TrainConfig) -> None:
+    """Write run.json, or check that the run that is there has the same settings.
+
+    Raises CheckpointError naming the first setting that differs, or what else is there.
+    """
+    where = storage.join(run, "run.json")
+    if not storage.exists(where):
+        others = storage.names(run)
+        if others:
+            raise CheckpointError(
+                f"{run}: expected an empty folder or a run, found {', '.join(others[:3])}"
+            )
+        storage.write_json(where, config.to_json())
+        return
+    found = TrainConfig.from_json(storage.read_json(where), where)
+    mine, theirs = config.to_json(), found.to_json()
+    for name, value in mine.items():
+        if theirs[name] != value:
+            raise CheckpointError(
+                f"{run} holds a run with {name} = {theirs[name]}, this one has {value}; "
+                "choose another --run"
+            )
+
+
+def main() -> None:
+    """Entry point."""
+    run_command(Arguments, command, "train")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""A training run's settings: presets, validation, what a run directory records."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from ..shards import storage
+from ..shards.config import parse
+from ..shards.errors import ConfigError, UnknownNameError
+from .loss import LossConfig
+from .model import ModelConfig
+
+INPUTS = ("state", "pixels", "pixels+state")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model size and the learning rate that belongs to it."""
+
+    model: ModelConfig
+    peak_rate: float
+    warm_up: int
+    """Updates."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run's numbers; stored in run.json and in every checkpoint."""
+
+    corpora: tuple[str, ...]
+    """URLs, in order."""
+    weights: tuple[int, ...]
+    """Shares of each batch, one per corpus."""
+    preset: str
+    """Name, or URL of a TOML file."""
+    model: ModelConfig
+    inputs: str
+    updates: int
+    batch: int
+    """Segments in a global batch."""
+    micro_batch: int
+    """Segments a rank puts through the network at once."""
+    peak_rate: float
+    end_rate: float
+    warm_up: int
+    precision: str
+    """`bf16` or `fp32`."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    weight_decay: float = 0.01
+    beta2: float = 0.95
+    clip: float = 1.0
+    """Global gradient norm."""
+    history_dropout: float = 0.5
+    """Share of segments trained without their action history."""
+    shift: int = 4
+    """Pixels of random shift."""
+    colour: float = 0.2
+    """Relative change of each colour channel."""
+    validation_share: float = 0.02
+    """Of the matches, kept out of training."""
+    zero_stage: int = 3
+    recompute: bool = False
+    """Activation checkpointing of every block."""
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any], where: str) -> TrainConfig:
+        """Read settings; ConfigError names `where` and the key."""
+        config: TrainConfig = parse(TrainConfig, data, where)
+        return config
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    folder = files(f"{__package__}.presets")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by name, or from the TOML file at a URL that ends in .toml.
+
+    Raises UnknownNameError or ConfigError naming the preset and key.
+    """
+    if name.endswith(".toml"):
+        text = storage.read_bytes(name).decode()
+    elif name in preset_names():
+        text = (files(f"{__package__}.presets") / f"{name}.toml").read_text()
+    else:
+        raise UnknownNameError("preset", name, preset_names())
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: malformed TOML: {error}") from error
+    preset: Preset = parse(Preset, data, f"preset {name}")
+    return preset
+
+
+def split_weight(corpus: str) -> tuple[str, int]:
+    """`URL:0.95` → (URL, 950); without a weight, 1000."""
+    found = re.fullmatch(r"(.+?):(\d+(?:\.\d+)?)", corpus)
+    if not found:
+        return corpus, 1000
+    weight = round(float(found[2]) * 1000)
+    if weight < 1:
+        raise ConfigError(f"{corpus}: the weight should be at least 0.001")
+    return found[1], weight
+
+
+def check(config: TrainConfig) -> None:
+    """Raise a ConfigError that names the flag at fault."""
+    if config.inputs not in INPUTS:
+        raise UnknownNameError("inputs", config.inputs, INPUTS, "--inputs")
+    if config.loss.policy not in ("binary", "bc"):
+        raise UnknownNameError("loss", config.loss.policy, ("binary", "bc"), "--loss.policy")
+    for name in ("updates", "batch", "micro_batch"):
+        if getattr(config, name) < 1:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} should be positive, is {getattr(config, name)}")
+    if config.model.policy_bins % 2 == 0:
+        raise ConfigError(f"policy_bins should be odd, is {config.model.policy_bins}")
+    if not 0 <= config.validation_share < 1:
+        raise ConfigError(f"--validation-share should be in [0, 1), is {config.validation_share}")

@@ -1,0 +1,161 @@
+"""Filtered cloning and a categorical critic, as pure functions of logits and data.
+
+Loss = Σ_t w_t · CE(action bins) + c · CE(HL-Gauss(λ-return)), divided by the *global* batch's valid
+steps, so that ranks and micro-batches of any size sum to the same gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the loss weighs."""
+
+    policy: str = "binary"
+    """`binary`: w = α + (1 − α)·1[advantage > 0]; `bc`: w = 1."""
+    floor: float = 0.1
+    """α, the weight of a step that the filter drops; weighted policies collapse without one."""
+    discount: float = 0.99
+    """γ per control step."""
+    trace: float = 0.95
+    """λ of the λ-return."""
+    value_weight: float = 0.5
+    """c."""
+
+
+class LossTerms(NamedTuple):
+    """Sums over valid steps, not yet divided; metrics by step where they are needed apart."""
+
+    total: Tensor
+    """Scalar to differentiate, after division by the global batch's valid steps."""
+    policy: Tensor
+    value: Tensor
+    correct: Tensor
+    """Action entries whose likeliest bin is the one played."""
+    entropy: Tensor
+    """Of the policy, mean over action dimensions."""
+    advantage: Tensor
+    """(b, T)"""
+    kept: Tensor
+    """(b, T) bool, valid steps whose advantage is positive"""
+
+
+def two_hot(action: Tensor, bins: int) -> Tensor:
+    """Spread actions (…) in [-1, 1] over the two nearest of `bins` centres: (…, bins).
+
+    Unlike the nearest bin alone its mean is exactly the action, so that decoding by the mean
+    loses nothing.
+    """
+    place = (action.clamp(-1, 1) + 1) * (bins - 1) / 2
+    centres = torch.arange(bins, device=action.device)
+    return (1 - (place[..., None] - centres).abs()).clamp(min=0)
+
+
+def bin_centres(bins: int, device: torch.device | None = None) -> Tensor:
+    """(bins,) action values in [-1, 1]."""
+    return torch.linspace(-1, 1, bins, device=device)
+
+
+def mean_action(logits: Tensor) -> Tensor:
+    """(…, bins) → (…): the policy's mean; noisy expert data decoded so beats the mode."""
+    probability = logits.float().softmax(dim=-1)
+    return (probability * bin_centres(logits.shape[-1], logits.device)).sum(dim=-1)
+
+
+def value_centres(bins: int, low: float, high: float, device: torch.device) -> Tensor:
+    """(bins,) centres of the value bins on [low, high]."""
+    edges = torch.linspace(low, high, bins + 1, device=device)
+    return (edges[1:] + edges[:-1]) / 2
+
+
+def hl_gauss(target: Tensor, bins: int, low: float, high: float) -> Tensor:
+    """Histogram target (…, bins): mass of N(target, σ = 0.75 bins) by bin (Farebrother 2024)."""
+    edges = torch.linspace(low, high, bins + 1, device=target.device)
+    sigma = 0.75 * (high - low) / bins
+    cdf = torch.special.ndtr((edges - target[..., None]) / sigma)
+    mass = cdf[..., 1:] - cdf[..., :-1]
+    return mass / mass.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+
+
+def expected_value(logits: Tensor, low: float, high: float) -> Tensor:
+    """(…, bins) → (…): the mean of the value distribution, in units of (1 − γ) · return."""
+    centres = value_centres(logits.shape[-1], low, high, logits.device)
+    return (logits.float().softmax(dim=-1) * centres).sum(dim=-1)
+
+
+def advantages(
+    reward: Tensor, value: Tensor, steps: Tensor, terminated: Tensor, discount: float, trace: float
+) -> Tensor:
+    """Generalised advantages (Schulman et al. 2016) = λ-return − V, all times 1 − γ.
+
+    reward (b, T), value (b, T) in units of (1 − γ) · return, steps (b,), terminated (b,) → (b, T),
+    zero on padding. A termination does not bootstrap; a time limit or a segment's edge bootstraps
+    from the last step's own value.
+    """
+    length = reward.shape[1]
+    time = torch.arange(length, device=reward.device)
+    valid = time < steps[:, None]
+    last = time == steps[:, None] - 1
+    following = torch.where(last, value, value.roll(-1, dims=1))
+    following = torch.where(last & terminated[:, None], 0.0, following)
+    delta = torch.where(valid, (1 - discount) * reward + discount * following - value, 0.0)
+    # one triangular product instead of T steps backwards: powers[s, t] = (γλ)^(s − t), s ≥ t
+    gap = time[:, None] - time
+    powers = torch.where(gap >= 0, (discount * trace) ** gap.clamp(min=0).float(), 0.0)
+    return torch.where(valid, delta @ powers, 0.0)
+
+
+def losses(
+    policy_logits: Tensor, value_logits: Tensor, action: Tensor, reward: Tensor, steps: Tensor,
+    terminated: Tensor, demonstration: Tensor, reward_range: tuple[float, float],
+    config: LossConfig,
+) -> LossTerms:  # fmt: skip
+    """All terms of a micro-batch; shapes as in SegmentBatch, demonstration (b,) bool.
+
+    Demonstrations have weight 1 whatever the filter says.
+    """
+    time = torch.arange(reward.shape[1], device=reward.device)
+    valid = time < steps[:, None]
+    low, high = reward_range
+    with torch.no_grad():
+        value = expected_value(value_logits, low, high)
+        advantage = advantages(
+            reward, value, steps, terminated, config.discount, config.trace
+        )
+        target = hl_gauss((value + advantage).clamp(low, high), value_logits.shape[-1], low, high)
+        kept = (advantage > 0) & valid
+        weight = _policy_weight(kept, steps, terminated, demonstration, config)
+
+    log_policy = F.log_softmax(policy_logits.float(), dim=-1)
+    bins = two_hot(action, policy_logits.shape[-1])
+    cloning = -(bins * log_policy).sum(dim=-1).mean(dim=-1)
+    policy = (weight * valid * cloning).sum()
+    critic = -(target * F.log_softmax(value_logits.float(), dim=-1)).sum(dim=-1)
+    value_loss = (valid * critic).sum()
+    with torch.no_grad():
+        right = (log_policy.argmax(dim=-1) == bins.argmax(dim=-1)).float().mean(dim=-1)
+        entropy = -(log_policy.exp() * log_policy).sum(dim=-1).mean(dim=-1)
+    return LossTerms(
+        policy + config.value_weight * value_loss, policy.detach(), value_loss.detach(),
+        (valid * right).sum(), (valid * entropy).sum(), advantage, kept,
+    )  # fmt: skip
+
+
+def _policy_weight(
+    kept: Tensor, steps: Tensor, terminated: Tensor, demonstration: Tensor, config: LossConfig
+) -> Tensor:
+    """(b, T) weights of the cloning term."""
+    if config.policy == "bc":
+        return torch.ones_like(kept, dtype=torch.float32)
+    time = torch.arange(kept.shape[1], device=kept.device)
+    # a bootstrapped edge knows nothing of its own action's consequences
+    edge = (time == steps[:, None] - 1) & ~terminated[:, None]
+    weight = torch.where(kept & ~edge, 1.0, config.floor)
+    return torch.where(demonstration[:, None], 1.0, weight)

@@ -1,0 +1,1 @@
+"""Model sizes with their own learning rates, as TOML files to copy."""
