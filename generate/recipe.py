@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,8 @@ def check(recipe: Recipe, where: str, allow_code: bool = False) -> None:
             raise ConfigError(f"{where}: {name} should be positive, is {getattr(recipe, name)}")
     if not 0 <= recipe.seed < 1 << 63:
         raise ConfigError(f"{where}: seed should be in [0, 2^63), is {recipe.seed}")
+    if recipe.image_size < 2:  # the rasteriser measures the distance between two pixels
+        raise ConfigError(f"{where}: image_size should be at least 2, is {recipe.image_size}")
     if not recipe.behaviours:
         raise ConfigError(f"{where}: behaviours: expected at least one")
     for i, behaviour in enumerate(recipe.behaviours):
@@ -93,10 +96,14 @@ def _check_behaviour(behaviour: Behaviour, where: str, allow_code: bool) -> None
     for task in behaviour.tasks:
         for level in behaviour.levels:
             check_level(task_class(task, where), level, where)
-    if not behaviour.weight > 0:
+    if not 0 < behaviour.weight < math.inf:
         raise ConfigError(f"{where}: weight should be positive, is {behaviour.weight}")
     if not 0 <= behaviour.noise <= 2:
         raise ConfigError(f"{where}: noise should be in [0, 2], is {behaviour.noise}")
+    if behaviour.noise and behaviour.policy != "expert":
+        raise ConfigError(f"{where}: noise is for policy 'expert', not {behaviour.policy!r}")
+    if behaviour.arguments and behaviour.policy in SCRIPTED:
+        raise ConfigError(f"{where}: arguments are for 'module:function', not {behaviour.policy!r}")
     module, colon, _ = behaviour.policy.partition(":")
     if not colon and behaviour.policy not in SCRIPTED:
         raise UnknownNameError("policy", behaviour.policy, (*SCRIPTED, "module:function"), where)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import gettempdir
-
-import mujoco
-import numpy as np
 
 from ..shards import storage
 from ..shards.card import write_card
 from ..shards.console import console, progress
 from ..shards.corpus import Corpus, Manifest
-from ..shards.errors import ConfigError, CorpusError
+from ..shards.errors import ConfigError, CorpusError, PalaestraError
 from ..shards.writer import ShardWriter
 from . import raster
 from .plan import MATCHES_PER_SHARD, Wave, episode_seed, plan
 from .policies import make_policy
 from .recipe import Recipe
-from .rollout import Label, play
 from .registry import task_class
+from .rollout import Label, play
 from .slots import make_schema
 from .world import World
 
@@ -106,7 +106,7 @@ def _world(wave: Wave, image_size: int) -> World:
 
 
 def is_complete(corpus: Corpus, shard: int) -> bool:
-    """Whether the shard's index is there, is this corpus's, and its tar has the right size."""
+    """Whether the index of a shard is this corpus's, and its tar has the size that it says."""
     try:
         info = corpus.shard_info(shard)
     except CorpusError:
@@ -120,6 +120,8 @@ def generate(recipe: Recipe, url: str, workers: int | None = None) -> Corpus:
     Raises DifferentCorpusError when the destination holds anything else. Killed at any moment,
     it leaves whole shards only; the same call goes on.
     """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers should be positive, is {workers}")
     corpus = Corpus.create(url, manifest_of(recipe))
     shards = plan(recipe)
     present = set(corpus.complete_shards())
@@ -134,8 +136,8 @@ def generate(recipe: Recipe, url: str, workers: int | None = None) -> Corpus:
             for report in _run(corpus, recipe, missing, workers):
                 done, successes = done + report.episodes, successes + report.successes
                 advance(steps[report.shard], f"{successes / max(done, 1):.0%} success")
-    write_card(corpus)
     if missing or not storage.exists(corpus.merged_url):
+        write_card(corpus)
         corpus.write_merged()
     return Corpus.open(url)
 
@@ -148,26 +150,50 @@ def _run(
     Spawned, not forked: a forked child hangs in polars or in its parent's Batch.
     """
     count = min(len(shards), workers or len(os.sched_getaffinity(0)))
-    if count < 1:
-        raise ConfigError(f"--workers should be positive, is {workers}")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(
-        count, multiprocessing.get_context("spawn"), initializer=_start_worker
+        count, multiprocessing.get_context("spawn"), _start_worker, (Path.cwd(),)
     ) as pool:
-        waiting: set[Future[ShardReport]] = {
-            pool.submit(write_shard, corpus, recipe, shard) for shard in shards
-        }
         try:
+            with _interrupts_held():
+                waiting: set[Future[ShardReport]] = {
+                    pool.submit(write_shard, corpus, recipe, shard) for shard in shards
+                }
             while waiting:
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                # without a timeout, ctrl-C was seen to wake this thread only when a shard ended
+                finished, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
-        finally:
+        except BaseException as error:  # do not sit out the shards in progress
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise PalaestraError(
+                    "a worker died, perhaps for want of memory; the same command goes on from "
+                    "here, with fewer --workers if need be"
+                ) from error
+            raise
 
 
-def _start_worker() -> None:
-    """Quiet workers: MuJoCo logs into the working directory otherwise, ctrl-C is the parent's."""
-    import signal
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold ctrl-C back: processes started meanwhile never see it, it is the parent's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.chdir(gettempdir())
+
+def _start_worker(folder: Path) -> None:
+    """Relative URLs mean the same here as in the parent; without it there is no work."""
+    os.chdir(folder)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -45,7 +45,9 @@ class Step(NamedTuple):
 def generators(seeds: Sequence[int], stream: str) -> list[np.random.Generator]:
     """One Philox generator per episode seed (Salmon et al. 2011), apart by stream."""
     key = STREAMS[stream]
-    return [np.random.Generator(np.random.Philox(key=[seed, key])) for seed in seeds]
+    # as uint64: NumPy takes a list with a seed of 2^63 or more for floats, and all seeds collide
+    keys = np.array([(seed, key) for seed in seeds], np.uint64)
+    return [np.random.Generator(np.random.Philox(key=pair)) for pair in keys]
 
 
 class World:
@@ -60,6 +62,7 @@ class World:
         self, task: str, level: int, nsim: int, *, image_size: int = 64, pixels: bool = True,
         nthread: int = 1,
     ) -> None:  # fmt: skip
+        _keep_mujoco_quiet()
         self.task = make_task(task, level)
         model = self.task.build().compile()
         # a diverged simulation would otherwise be reset in silence and go on
@@ -74,6 +77,7 @@ class World:
         self.time = 0
         self.ids = np.arange(nsim, dtype=np.int32)
         self.causes = [""] * nsim
+        self._diverged_xxh3: dict[int, int] = {}
         self._instruction = [self.task.instruction] * self.nlane
 
     @property
@@ -88,6 +92,7 @@ class World:
         self.time = 0
         self.ids = np.arange(self.nsim, dtype=np.int32)
         self.causes = [""] * self.nsim
+        self._diverged_xxh3 = {}
         self.batch.warning[:] = 0
         # writes before a reset are lost, and state written without one keeps stale warm starts
         self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
@@ -139,7 +144,9 @@ class World:
         )
 
     def final_state_xxh3(self, sim: int) -> int:
-        """Hash of the simulation's whole integration state."""
+        """Hash of the simulation's whole integration state; if it diverged, of that state."""
+        if sim in self._diverged_xxh3:
+            return self._diverged_xxh3[sim]
         return xxhash.xxh3_64_intdigest(self.batch.state[sim].tobytes())
 
     def _check(self, action: NDArray[np.float32]) -> None:
@@ -156,6 +163,19 @@ class World:
         ids = self.ids
         warned = self.batch.warning[ids, :, 1] > 0
         bad = warned.any(axis=1) | ~np.isfinite(self.batch.state[ids]).all(axis=1)
+        if not bad.any():
+            return
         for sim, kinds in zip(ids[bad], warned[bad], strict=True):
-            names = [mujoco.mjtWarning(int(k)).name.removeprefix("mjWARN_") for k in kinds.nonzero()[0]]
-            self.causes[sim] = self.causes[sim] or f"diverged: {' '.join(names) or 'not finite'}"
+            found = [mujoco.mjtWarning(int(kind)).name for kind in kinds.nonzero()[0]]
+            names = " ".join(name.removeprefix("mjWARN_") for name in found) or "not finite"
+            self.causes[sim] = self.causes[sim] or f"diverged: {names}"
+            self._diverged_xxh3[int(sim)] = self.final_state_xxh3(sim)
+        # tasks and policies compute all lanes together: leave them no NaN to trip over
+        self.batch.reset(ids[bad])
+
+
+def _keep_mujoco_quiet() -> None:
+    """A warning is an episode's cause; MuJoCo would also log it into the working directory."""
+    config = mujoco.MjLogConfig.get()
+    config.logto_console = config.logto_file = False
+    config.set()

@@ -93,5 +93,5 @@ def _same(a: Any, b: Any) -> bool:
 
 def moments_equal(a: index.Moments, b: index.Moments) -> bool:
     """Whether two sums of the state agree to the last bit."""
-    same = np.array_equal(a.total, b.total) and np.array_equal(a.squares, b.squares)
-    return a.count == b.count and same
+    pairs = ((a.total, b.total), (a.squares, b.squares))
+    return a.count == b.count and all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)

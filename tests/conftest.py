@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when datasets is imported: tests ask no server
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import json
 import tarfile
@@ -125,9 +126,7 @@ def test_a_pickle_or_an_oversized_frame_is_refused() -> None:
 
 def test_the_same_episodes_give_the_same_bytes(make_corpus: MakeCorpus) -> None:
     first, second = make_corpus(name="first"), make_corpus(name="second")
-    for a, b in zip(Path(first.url).rglob("*"), Path(second.url).rglob("*"), strict=True):
-        assert a.name == b.name
-        assert a.is_dir() or a.read_bytes() == b.read_bytes()
+    assert list(snapshot(Path(first.url)).values()) == list(snapshot(Path(second.url)).values())
 
 
 def test_tarfile_reads_a_shard_and_the_index_finds_its_samples(make_corpus: MakeCorpus) -> None:
@@ -155,15 +154,16 @@ def mixed(make_corpus: MakeCorpus) -> tuple[Corpus, dict[str, Episode]]:
     return make_corpus([episodes]), {episode.key: episode for episode in episodes}
 
 
-# webdataset's readers leave closing their files to the garbage collector
+# webdataset leaves closing the tar to the garbage collector
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_a_shard(mixed: tuple[Corpus, dict[str, Episode]]) -> None:
     import webdataset
 
     corpus, episodes = mixed
     dataset = webdataset.WebDataset(corpus.tar_url(0), shardshuffle=False).decode(decode)
     samples = list(dataset)
+    del dataset
+    gc.collect()
     assert [sample["__key__"] for sample in samples] == list(episodes)
     for sample in samples:
         episode = episodes[sample["__key__"]]
@@ -241,7 +241,7 @@ SECOND_HEADER = 1024  # the json fits one block of the tar
     [
         (DATA[:150] + b"\x07" + DATA[151:], "header at byte 0"),
         (DATA[:SECOND_HEADER] + b"x" + DATA[SECOND_HEADER + 1 :], f"byte {SECOND_HEADER}"),
-        (DATA[:-1500], "cut short"),
+        (DATA[:-900], "cut short"),
         (DATA[:SECOND_HEADER], "member or field 'action.npy.zst' is missing"),
         (DATA[:530] + b"\xff" + DATA[531:], "sample.json"),
         (DATA[:512] + b"[" + DATA[513:], "sample.json"),
@@ -253,7 +253,7 @@ SECOND_HEADER = 1024  # the json fits one block of the tar
 )  # fmt: skip
 def test_damage_is_named(damaged: bytes, place: str) -> None:
     assert read_sample(DATA).match == 5
-    with pytest.raises(CorruptionError, match="a.tar") as caught:
+    with pytest.raises(CorruptionError, match=r"a\.tar") as caught:
         read_sample(damaged)
     assert place in str(caught.value)
     assert "\n" not in str(caught.value)

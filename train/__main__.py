@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from ..shards import storage
 from ..shards.console import console, run_command
 from ..shards.errors import CheckpointError, ConfigError
 from .config import TrainConfig, check, load_preset, split_weight
+from .launch import launch
 from .loss import LossConfig
 
 
@@ -51,8 +54,8 @@ class Arguments:
     """Share of segments trained without their action history."""
     recompute: bool = False
     """Activation checkpointing: less memory, a third more compute."""
-    threads: int | None = None
-    """CPU threads a rank computes with."""
+    ranks: int = 1
+    """Processes on this machine, sharing its cores; with a launcher such as torchrun leave it."""
     seed: int = 0
     """Of weights, order and dropout."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -98,10 +101,14 @@ def parse_interval(text: str) -> tuple[float, int]:
     return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]], 0
 
 
-def command(arguments: Arguments) -> None:
+def command(arguments: Arguments) -> int:
     """Check everything, then train."""
     config = resolve(arguments)
     seconds, updates = parse_interval(arguments.checkpoint_every)
+    if arguments.ranks < 1:
+        raise ConfigError(f"--ranks should be positive, is {arguments.ranks}")
+    if arguments.ranks > 1 and "RANK" not in os.environ:
+        return launch(arguments.ranks, sys.argv[1:])
 
     import torch
 
@@ -110,8 +117,6 @@ def command(arguments: Arguments) -> None:
     from .trainer import Every, Trainer
 
     corpora = [Corpus.open(url) for url in config.corpora]
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     rank, _ = start_ranks()
     try:
         if rank == 0:
@@ -129,6 +134,7 @@ def command(arguments: Arguments) -> None:
         trainer.train(Every(seconds, updates), arguments.validate_every)
     finally:
         stop_ranks()
+    return 0
 
 
 def record_run(run: str, config: TrainConfig) -> None:

@@ -164,7 +164,8 @@ def build_network(exported: Exported, where: str) -> PolicyValueNetwork:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{where}: weights do not fit their own config: {error}") from error
+        reason = str(error).splitlines()[-1].strip()  # the others only announce it
+        raise CheckpointError(f"{where}: weights do not fit their own config: {reason}") from error
     return network.eval().requires_grad_(False).to(torch.float32)
 
 

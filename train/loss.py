@@ -26,8 +26,11 @@ class LossConfig:
     """γ per control step."""
     trace: float = 0.95
     """λ of the λ-return."""
-    value_weight: float = 0.5
-    """c."""
+    value_weight: float = 0.05
+    """c. The critic shares the state's embedding, and Adam makes c the share of its say there: at
+    0.5 a cloned reacher came to 25 %, at 0 to 61 %, in the same updates."""
+    smoothing: float = 0.2
+    """Deviation of the cloning targets over the action bins."""
 
 
 class LossTerms(NamedTuple):
@@ -47,15 +50,14 @@ class LossTerms(NamedTuple):
     """(b, T) bool, valid steps whose advantage is positive"""
 
 
-def two_hot(action: Tensor, bins: int) -> Tensor:
-    """Spread actions (…) in [-1, 1] over the two nearest of `bins` centres: (…, bins).
+def action_target(action: Tensor, bins: int, smoothing: float) -> Tensor:
+    """Actions (…) in [-1, 1] as normal histograms of deviation `smoothing`: (…, bins).
 
-    Unlike the nearest bin alone its mean is exactly the action, so that decoding by the mean
-    loses nothing.
+    Sharp targets would let noise-free demonstrations, whose gradient grows with 1/σ², decide
+    everywhere: with them a cloned reacher came to 28 %, with σ = 0.2 to 74 %, in 600 updates.
     """
-    place = (action.clamp(-1, 1) + 1) * (bins - 1) / 2
-    centres = torch.arange(bins, device=action.device)
-    return (1 - (place[..., None] - centres).abs()).clamp(min=0)
+    distance = action[..., None] - bin_centres(bins, action.device)
+    return (-0.5 * (distance / smoothing).square()).softmax(dim=-1)
 
 
 def bin_centres(bins: int, device: torch.device | None = None) -> Tensor:
@@ -134,7 +136,7 @@ def losses(
         weight = _policy_weight(kept, steps, terminated, demonstration, config)
 
     log_policy = F.log_softmax(policy_logits.float(), dim=-1)
-    bins = two_hot(action, policy_logits.shape[-1])
+    bins = action_target(action, policy_logits.shape[-1], config.smoothing)
     cloning = -(bins * log_policy).sum(dim=-1).mean(dim=-1)
     policy = (weight * valid * cloning).sum()
     critic = -(target * F.log_softmax(value_logits.float(), dim=-1)).sum(dim=-1)

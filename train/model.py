@@ -18,6 +18,7 @@ from .layers import Attention, KVCache, SwiGLU
 from .perception import Perception
 
 EMBEDDING_SCALE = 0.02
+LOCATION_SHARPNESS = 8.0  # 1 / 2σ² of the policy before its free logits: σ = 0.25
 STATE_CLIP = 5.0  # deviations; a freak value must not blow up a bf16 network
 
 Gather = Callable[[list[nn.Parameter]], AbstractContextManager[object]]
@@ -176,7 +177,8 @@ class PolicyValueNetwork(nn.Module):
         self.residual = nn.Linear(d, d, bias=False)
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_blocks))
         self.policy_norm = nn.RMSNorm(d)
-        self.policy = nn.Linear(d, shapes.action_size * config.policy_bins, bias=False)
+        # per action dimension a location and a free logit for every bin
+        self.policy = nn.Linear(d, shapes.action_size * (config.policy_bins + 1), bias=False)
         self.value_norm = nn.RMSNorm(d)
         value_hidden = config.value_hidden or 2 * d
         self.value_in = nn.Linear(d, value_hidden, bias=False)
@@ -195,7 +197,8 @@ class PolicyValueNetwork(nn.Module):
             if not own or isinstance(module, nn.RMSNorm):
                 continue
             zero = getattr(module, "zero_output", False) or name == "policy"
-            linear = isinstance(module, nn.Linear)
+            # past actions enter softly: the network must not have to unlearn their noise
+            linear = isinstance(module, nn.Linear) and name != "action"
             scale = 0.0 if zero else module.in_features**-0.5 if linear else EMBEDDING_SCALE
             with gather(own):
                 for parameter in own:
@@ -228,9 +231,18 @@ class PolicyValueNetwork(nn.Module):
         y = self._history(action, history, cache) + self.residual(tokens[:, :, -2])
         for i, block in enumerate(self.decoder):
             y = self._run(block, y, x, cache.decoder[i] if cache else None)
-        logits = self.policy(self.policy_norm(y))
+        return self._logits(self.policy(self.policy_norm(y))), value
+
+    def _logits(self, head: Tensor) -> Tensor:
+        """Free logits plus a discretised normal around a learned location.
+
+        Bins that know nothing of their neighbours learn a mean slowly: with the location a cloned
+        reacher went from 8 to 95 % in the same 500 updates.
+        """
         bins = self.config.policy_bins
-        return logits.view(b, t, self.shapes.action_size, bins), value
+        head = head.unflatten(-1, (self.shapes.action_size, bins + 1))
+        centres = torch.linspace(-1, 1, bins, device=head.device, dtype=head.dtype)
+        return head[..., 1:] - LOCATION_SHARPNESS * (centres - head[..., :1]).square()
 
     def new_cache(self, capacity: int) -> Cache:
         """An empty cache for a segment of at most `capacity` steps."""

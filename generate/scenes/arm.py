@@ -15,11 +15,11 @@ TIMESTEP = 0.005  # s
 SUBSTEPS = 5  # 40 Hz control
 JOINTS = ("waist", "shoulder", "elbow", "forearm", "wrist", "flange")
 FINGERS = ("left_finger", "right_finger")
-JOINT_SPEED = 1.5  # rad/s at action 1
+JOINT_SPEED = 0.8  # rad/s at action 1
 FINGER_SPEED = 0.1  # m/s at action 1
 FINGER_TRAVEL = 0.035  # m, each finger
 HOME = (0.0, 0.6255, 1.6286, 0.0, 0.8875, 0.0)  # rad: hand at (0.42, 0, 0.2) m, pointing down
-HAND_SPEED = 0.5  # m/s, the fastest the scripts move
+HAND_SPEED = 0.35  # m/s, the fastest the scripts move
 DAMPING = 0.05  # of the least-squares inverse; m/rad
 
 ARM_COLOUR = (0.82, 0.83, 0.86, 1.0)
@@ -109,14 +109,13 @@ class Arm:
         model = batch.model
         joints = [model.joint(name) for name in JOINTS]
         self.qadr = np.array([joint.qposadr[0] for joint in joints])
-        self.dofs = np.array([joint.dofadr[0] for joint in joints])
         self.ids = np.array([joint.id for joint in joints])
         self.fingers = np.array([model.joint(name).qposadr[0] for name in FINGERS])
         self.servos = np.array([model.actuator(name).id for name in JOINTS])
         self.finger_servos = np.array([model.actuator(name).id for name in FINGERS])
         self.site = model.site("hand").id
         self.low, self.high = model.jnt_range[self.ids].T
-        self.qpos, self.qvel, self.act = batch.qpos, batch.qvel, batch.act
+        self.qpos, self.act = batch.qpos, batch.act
         self.ctrl = batch.ctrl
         self.xanchor, self.xaxis = batch.bind("xanchor"), batch.bind("xaxis")
         self.site_xpos, self.site_xmat = batch.bind("site_xpos"), batch.bind("site_xmat")
@@ -147,24 +146,13 @@ class Arm:
         arms = self.hand[:, None] - self.xanchor[:, self.ids]
         return np.concatenate((np.cross(axes, arms), axes), axis=2).swapaxes(1, 2)
 
-    def hand_velocity(self) -> Floats:
-        """(n, 3) m/s."""
-        jacobian = self.jacobian()[:, :3]
-        velocity: Floats = np.matmul(jacobian, self.qvel[:, self.dofs, None])[..., 0]
-        return velocity
-
     def observe(self, slots: dict[str, NDArray[np.float32]]) -> None:
         """Fill the arm's own slots."""
-        position = self.qpos[:, self.qadr]
-        slots["joint_position"][:] = position
-        slots["joint_velocity"][:] = self.qvel[:, self.dofs]
-        slots["joint_target"][:] = self.act[:, self.servos] - position
+        slots["joint_position"][:] = self.qpos[:, self.qadr]
         slots["gripper"][:, 0] = self.qpos[:, self.fingers].sum(axis=1)
-        slots["gripper"][:, 1] = self.qvel[:, self.fingers].sum(axis=1)
         slots["hand_position"][:] = self.hand
         rotation = self.site_xmat[:, self.site].reshape(-1, 3, 3)
         slots["hand_rotation"][:] = rotation[:, :, :2].reshape(-1, 6)
-        slots["hand_velocity"][:] = self.hand_velocity()
 
     def move(self, velocity: Floats, grip: Floats | float = -1.0) -> NDArray[np.float32]:
         """Actions that move the hand at `velocity` (n, 3) m/s and keep it pointing down.

@@ -21,7 +21,7 @@ CUBE_COLOUR, GOAL_COLOUR = (0.9, 0.15, 0.15, 1.0), (0.1, 0.85, 0.25, 1.0)
 LOW, HIGH = 0.03, 0.12  # m, heights of the hand when pushing and when travelling
 BEHIND = 0.065  # m from the cube's centre to where a push starts
 DONE = 0.015  # m, the script stops pushing here
-GAIN = 6.0  # 1/s
+GAIN = 10.0  # 1/s
 PUSH_SPEED = 0.2  # m/s
 
 
@@ -45,6 +45,7 @@ class Push(Task):
         cube.add_geom(
             name="cube", type=mujoco.mjtGeom.mjGEOM_BOX, size=[CUBE] * 3, mass=0.15,
             friction=[0.5, 0.005, 0.0001], rgba=CUBE_COLOUR,
+            priority=1,  # a contact otherwise takes the larger friction: always the floor's 1
         )  # fmt: skip
         return spec
 
@@ -54,9 +55,8 @@ class Push(Task):
         joint = batch.model.joint("cube")
         self.body = batch.model.body("cube").id
         self.geom = batch.model.geom("cube").id
-        start, dof = joint.qposadr[0], joint.dofadr[0]
+        start = joint.qposadr[0]
         self.pose = batch.qpos[:, start : start + 7]
-        self.velocity = batch.qvel[:, dof : dof + 3]
         self.xmat = batch.bind("xmat")
         self.friction = batch.expand("geom_friction")
         self.colour = batch.expand("geom_rgba")
@@ -83,7 +83,6 @@ class Push(Task):
         slots["object_1_rotation"][:] = self.xmat[:, self.body].reshape(-1, 3, 3)[
             :, :, :2
         ].reshape(-1, 6)
-        slots["object_1_velocity"][:] = self.velocity
         slots["goal_position"][:] = goal
         slots["hand_to_object_1"][:] = cube - hand
         slots["hand_to_goal"][:] = goal - hand

@@ -13,8 +13,8 @@ from ..scenes import arm
 from ..task import Score, Task
 
 TOLERANCE = 0.02  # m
-GOAL_LOW, GOAL_HIGH = (0.32, -0.25, 0.06), (0.6, 0.25, 0.4)  # m
-GAIN = 6.0  # 1/s, hand speed per distance
+GOAL_LOW, GOAL_HIGH = (0.32, -0.25, 0.06), (0.55, 0.25, 0.32)  # m
+GAIN = 8.0  # 1/s, hand speed per distance
 GOAL_COLOUR = (0.1, 0.85, 0.25, 1.0)
 
 

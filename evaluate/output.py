@@ -1,0 +1,93 @@
+"""An evaluation's files at a URL: results.json, episodes.parquet, report.html."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import Any
+
+import polars as pl
+
+from ..shards import storage
+from ..shards.errors import ConfigError
+from .evaluation import Cell, Evaluation, Settings
+
+FORMAT = "palaestra-evaluation"
+RESULTS, EPISODES, REPORT = "results.json", "episodes.parquet", "report.html"
+COLUMNS = {
+    "policy": pl.String, "task": pl.String, "level": pl.Int32, "seed": pl.UInt64,
+    "return": pl.Float64, "success": pl.Boolean, "completion_step": pl.Int32, "steps": pl.Int32,
+    "cause": pl.String,
+}  # fmt: skip
+
+
+def require_same_or_new(url: str, settings: Settings) -> None:
+    """Raise ConfigError unless `url` is free or holds an evaluation of the same settings."""
+    where = storage.join(url, RESULTS)
+    if not storage.exists(where):
+        others = [n for n in storage.names(url) if n not in (EPISODES, REPORT) and n[0] != "."]
+        if others:
+            raise ConfigError(
+                f"{url}: expected an empty --output or this evaluation, "
+                f"found {', '.join(others[:3])}"
+            )
+        return
+    found = storage.read_json(where)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ConfigError(f"{where}: not an evaluation's results; choose another --output")
+    # through JSON, where a tuple and a list are the same
+    mine = json.loads(json.dumps(settings.to_json()))
+    for name, value in mine.items():
+        theirs = found.get("settings", {}).get(name)
+        if theirs != value:
+            raise ConfigError(
+                f"{url} holds an evaluation with {name} = {_short(theirs)}, this one has "
+                f"{_short(value)}; choose another --output"
+            )
+
+
+def write(url: str, evaluation: Evaluation, report: str) -> str:
+    """Write the three files, results last, and return the report's URL."""
+    storage.write_bytes(storage.join(url, REPORT), report.encode())
+    buffer = io.BytesIO()
+    episodes_frame(evaluation).write_parquet(buffer)
+    storage.write_bytes(storage.join(url, EPISODES), buffer.getvalue())
+    storage.write_json(storage.join(url, RESULTS), to_json(evaluation))
+    return storage.join(url, REPORT)
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Settings, versions and all numbers; nothing that differs between two equal evaluations."""
+    return {
+        "format": FORMAT,
+        "settings": evaluation.settings.to_json(),
+        "versions": evaluation.versions,
+        "results": [_cell_json(cell) for cell in evaluation.cells],
+        "behaviours": [_cell_json(cell) for cell in evaluation.behaviours],
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    values: dict[str, Any] = dataclasses.asdict(cell)
+    scores: dict[str, Any] = values.pop("scores")
+    return values | scores
+
+
+def episodes_frame(evaluation: Evaluation) -> pl.DataFrame:
+    """One row per run."""
+    rows = [
+        (
+            policy, task, level, runs.seeds[i], float(runs.returns[i]), bool(runs.success[i]),
+            int(runs.completion_step[i]) if runs.success[i] else None, int(runs.steps[i]),
+            runs.causes[i],
+        )
+        for (policy, (task, level)), runs in evaluation.runs.items()
+        for i in range(len(runs.seeds))
+    ]  # fmt: skip
+    return pl.DataFrame(rows, COLUMNS, orient="row")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
