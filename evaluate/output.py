@@ -23,15 +23,9 @@ COLUMNS = {
 
 
 def require_same_or_new(url: str, settings: Settings) -> None:
-    """Raise ConfigError unless `url` is free or holds an evaluation of the same settings."""
+    """Raise ConfigError if `url` holds an evaluation of other settings."""
     where = storage.join(url, RESULTS)
     if not storage.exists(where):
-        others = [n for n in storage.names(url) if n not in (EPISODES, REPORT) and n[0] != "."]
-        if others:
-            raise ConfigError(
-                f"{url}: expected an empty --output or this evaluation, "
-                f"found {', '.join(others[:3])}"
-            )
         return
     found = storage.read_json(where)
     if not isinstance(found, dict) or found.get("format") != FORMAT:

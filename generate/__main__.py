@@ -36,9 +36,10 @@ def command(arguments: Arguments) -> None:
     recipe = load_recipe(arguments.recipe, arguments.steps, arguments.allow_code)
     corpus = generate(recipe, arguments.dest, arguments.workers)
     index = corpus.index
+    steps, size = int(index["steps"].sum()), int(index["bytes"].sum())
     console.print(
-        f"{corpus.url}: {index['steps'].sum():,} steps in {corpus.manifest.shards} shards, "
-        f"{index['bytes'].sum() / index['steps'].sum():.0f} bytes a step"
+        f"{corpus.url}: {steps:,} steps in {corpus.manifest.shards} shards, "
+        f"{size / steps:.0f} bytes a step"
     )
 
 

@@ -122,6 +122,8 @@ def generate(recipe: Recipe, url: str, workers: int | None = None) -> Corpus:
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers should be positive, is {workers}")
+    for behaviour in recipe.behaviours:  # a name that does not import is found before any write
+        make_policy(behaviour.policy, behaviour.noise, behaviour.arguments)
     corpus = Corpus.create(url, manifest_of(recipe))
     shards = plan(recipe)
     present = set(corpus.complete_shards())

@@ -98,7 +98,8 @@ class Corpus:
         others = storage.names(url)
         if others:
             raise DifferentCorpusError(
-                f"{url}: expected an empty destination or this corpus, found {', '.join(others[:3])}"
+                f"{url}: expected an empty destination or this corpus, "
+                f"found {', '.join(others[:3])}"
             )
         storage.write_json(where, manifest.to_json())
         return Corpus(url, manifest)
@@ -159,7 +160,8 @@ class Corpus:
         moments = index.Moments()
         for data, url in zip(files, urls, strict=True):
             moments.merge(self._check_info(index.parquet_info(data, url), url).moments)
-        return pl.concat([index.from_parquet(d, u) for d, u in zip(files, urls, strict=True)]), moments
+        frames = [index.from_parquet(d, u) for d, u in zip(files, urls, strict=True)]
+        return pl.concat(frames), moments
 
     @property
     def index(self) -> pl.DataFrame:

@@ -36,6 +36,11 @@ class UnknownNameError(ConfigError):
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
         super().__init__(f"{where + ': ' if where else ''}unknown {kind} {name!r}{hint}")
+        self._arguments = (kind, name, names, where)
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
+        """Workers raise it too, and send it home pickled."""
+        return type(self), self._arguments
 
 
 class StorageError(PalaestraError):

@@ -78,9 +78,10 @@ class Reader:
         """Raises SchemaMismatchError if the sources differ, CorpusError if one is empty."""
         self.schema: Schema = sources[0].corpus.schema
         self.sources = list(sources)
+        for source in sources:
+            self.schema.require_equal(source.corpus.schema, source.corpus.url)
         self.rows = [source.rows() for source in sources]
         for source, rows in zip(sources, self.rows, strict=True):
-            self.schema.require_equal(source.corpus.schema, source.corpus.url)
             if rows.is_empty():
                 raise CorpusError(f"{source.corpus.url}: no segment passes the filter")
         self.counts = tuple(len(rows) for rows in self.rows)
@@ -161,9 +162,12 @@ class Reader:
             places = real[first:last]
             futures.append(
                 self.pool.submit(
-                    self._read_run, target, places,
-                    int(source[slots[places[0]]]), segment[slots[places]],
-                )  # fmt: skip
+                    self._read_run,
+                    target,
+                    places,
+                    int(source[slots[places[0]]]),
+                    segment[slots[places]],
+                )
             )
         return _Pending(target, futures)
 

@@ -79,7 +79,7 @@ class Schema:
             raise CorpusError(f"{where}: damaged schema ({error!r})") from error
 
     def require_equal(self, other: Schema, where: str, but: tuple[str, ...] = ()) -> None:
-        """Raise SchemaMismatchError naming the first field, `but` some, in which `other` differs."""
+        """Raise SchemaMismatchError naming the first field (but for `but`) that differs."""
         mine, theirs = self.to_json(), other.to_json()
         for field, expected in mine.items():
             if field not in but and theirs[field] != expected:

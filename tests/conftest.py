@@ -11,11 +11,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when datasets is imported: tests ask 
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from palaestra.shards.card import write_card
 from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.episode import Episode
 from palaestra.shards.schema import Schema, Slot
 from palaestra.shards.writer import ShardWriter
+
+# a deadline is a time limit, and machines are shared
+settings.register_profile("palaestra", deadline=None)
+settings.load_profile("palaestra")
 
 SCHEMA = Schema(
     slots=(Slot("joint_positions", 3), Slot("goal", 2)),

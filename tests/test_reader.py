@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +23,13 @@ MakeEpisode = Callable[..., Episode]
 
 
 @given(
-    st.integers(0, 10_000), st.integers(1, 2048), st.lists(st.integers(1, 1000), min_size=1, max_size=4)
+    st.integers(0, 10_000),
+    st.integers(1, 2048),
+    st.lists(st.integers(1, 1000), min_size=1, max_size=4),
 )
-def test_quotas_fill_every_batch_and_leave_no_gap(batch: int, size: int, weights: list[int]) -> None:
+def test_quotas_fill_every_batch_and_leave_no_gap(
+    batch: int, size: int, weights: list[int]
+) -> None:
     now = order.quotas(batch, size, tuple(weights))
     following = order.quotas(batch + 1, size, tuple(weights))
     assert sum(stop - start for start, stop in now) == size
@@ -32,7 +38,9 @@ def test_quotas_fill_every_batch_and_leave_no_gap(batch: int, size: int, weights
 
 
 @given(st.integers(1, 300), st.integers(1, 16), st.integers(0, 2**31), st.integers(0, 50))
-def test_an_epoch_holds_every_segment_once_in_runs(count: int, run: int, seed: int, epoch: int) -> None:
+def test_an_epoch_holds_every_segment_once_in_runs(
+    count: int, run: int, seed: int, epoch: int
+) -> None:
     found = order.epoch_order(count, run, seed, epoch, 0)
     assert sorted(found.tolist()) == list(range(count))
     starts = found[np.flatnonzero(np.diff(found, prepend=-10) != 1)]
@@ -41,7 +49,9 @@ def test_an_epoch_holds_every_segment_once_in_runs(count: int, run: int, seed: i
 
 @given(st.integers(1, 64), st.integers(1, 9), st.integers(1, 5))
 def test_ranks_share_a_batch_without_overlap(size: int, world_size: int, micro: int) -> None:
-    slots = np.concatenate([order.rank_slice(size, r, world_size, micro) for r in range(world_size)])
+    slots = np.concatenate(
+        [order.rank_slice(size, r, world_size, micro) for r in range(world_size)]
+    )
     real = slots[slots != order.PADDING]
     assert real.tolist() == list(range(size))
     assert len(slots) % (world_size * micro) == 0
@@ -58,6 +68,7 @@ def test_epochs_and_seeds_differ() -> None:
 @pytest.fixture
 def corpus(make_corpus: MakeCorpus, episode: MakeEpisode) -> Corpus:
     """Three shards of seven segments, of unequal length; some end for good."""
+
     def segment(number: int) -> Episode:
         ends = number % 3 == 0
         return episode(
@@ -154,9 +165,7 @@ def test_the_digest_proves_the_order(corpus: Corpus) -> None:
 
 def test_weights_mix_corpora(corpus: Corpus, make_corpus: MakeCorpus, episode: MakeEpisode) -> None:
     other = make_corpus([[episode(9, 500 + i) for i in range(4)]], name="other")
-    source = Reader(
-        [Source(corpus, 3), Source(other, 1)], batch_size=8, micro_batch=8, seed=0
-    )
+    source = Reader([Source(corpus, 3), Source(other, 1)], batch_size=8, micro_batch=8, seed=0)
     for batch in range(5):
         others = sum(int(key.split("-")[0]) >= 500 for key in source.keys(batch))
         assert others == 2
@@ -192,12 +201,9 @@ def test_a_truncated_or_missing_tar_is_named(corpus: Corpus) -> None:
 
 
 def test_corpora_of_different_schemas_do_not_mix(corpus: Corpus, tmp_path: Path) -> None:
-    import dataclasses
-
-    from palaestra.shards.corpus import Manifest
-
+    shutil.copytree(corpus.url, tmp_path / "other")
     schema = dataclasses.replace(corpus.schema, action_size=3)
-    manifest = Manifest(schema, corpus.manifest.recipe, 0, 1, {})
+    manifest = dataclasses.replace(corpus.manifest, schema=schema)
     other = Corpus(str(tmp_path / "other"), manifest)
     with pytest.raises(SchemaMismatchError, match="action_size"):
         Reader([Source(corpus), Source(other)], batch_size=4, micro_batch=4, seed=0)

@@ -125,7 +125,7 @@ def command(arguments: Arguments) -> int:
         trainer = Trainer(config, arguments.run, corpora)
         trainer.resume()
         if rank == 0:
-            parameters = sum(int(p.ds_numel) for p in trainer.engine.model.parameters())
+            parameters = trainer.engine.parameter_count
             console.print(
                 f"{config.preset}: {parameters:,} parameters, {config.inputs}, "
                 f"{config.precision}, ZeRO-{config.zero_stage}, updates {trainer.start} to "

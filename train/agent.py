@@ -53,6 +53,7 @@ class Agent:
         self.network = build_network(exported, where).to(device)
         self.device = torch.device(device)
         self.cache: Cache | None = None
+        self.texts = torch.zeros(0)
 
     @staticmethod
     def load(url: str, history: bool = True) -> Agent:
@@ -83,7 +84,7 @@ class Agent:
         self.nlane = lanes if isinstance(lanes, int) else lanes.nlane
         self.previous = torch.zeros(self.nlane, 1, self.schema.action_size, device=self.device)
         self.seen = torch.full((self.nlane,), self.history, device=self.device)
-        self.cache, self.texts = None, None
+        self.cache = None
 
     @torch.inference_mode()
     def act(self, observation: Seen) -> NDArray[np.float32]:

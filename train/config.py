@@ -82,7 +82,9 @@ class TrainConfig:
 def preset_names() -> list[str]:
     """The presets that come with the package."""
     folder = files(f"{__package__}.presets")
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def load_preset(name: str) -> Preset:

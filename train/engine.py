@@ -106,7 +106,10 @@ class Engine:
         self, build: Callable[[], PolicyValueNetwork], config: TrainConfig, accumulation: int
     ) -> None:
         """Build the network partitioned from the start (`zero.Init`) and draw its weights."""
-        self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.rank, self.world_size = (
+            torch.distributed.get_rank(),
+            torch.distributed.get_world_size(),
+        )
         self.accumulation = accumulation
         settings = deepspeed_config(config, self.world_size, accumulation)
         partitioned = config.zero_stage == 3
@@ -130,6 +133,11 @@ class Engine:
     def device(self) -> torch.device:
         """Where batches go."""
         return torch.device(self.engine.device)
+
+    @property
+    def parameter_count(self) -> int:
+        """Of the whole network, partitioned or not."""
+        return sum(int(getattr(p, "ds_numel", p.numel())) for p in self.model.parameters())
 
     def _gather(self, parameters: list[nn.Parameter]) -> Any:
         return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
@@ -168,7 +176,9 @@ class Engine:
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """DeepSpeed's own checkpoint (pickles: resume only your own); on all ranks."""
-        self.engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+        self.engine.save_checkpoint(
+            str(folder), tag="engine", client_state=state, save_latest=False
+        )
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restore weights, optimiser and counters; returns the saved state."""
@@ -191,7 +201,8 @@ class Engine:
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Decay matrices only: not norms, embeddings or learned positions."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             (decayed if isinstance(module, nn.Linear) else plain).append(parameter)

@@ -59,7 +59,9 @@ class Attention(nn.Module):
         self.out = nn.Linear(heads * self.head_width, width, bias=False)
         self.out.zero_output = zero_output  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, context: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """(n, t, width), attending to `context` (n, s, width) or causally over time to itself.
 
         With a cache, x holds the next steps only and the past comes from the cache.

@@ -130,6 +130,8 @@ class StateEmbedding(nn.Module):
 
     def __init__(self, size: int, hidden: int, width: int) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
         self.first = nn.Linear(size, hidden, bias=False)
@@ -221,7 +223,6 @@ class PolicyValueNetwork(nn.Module):
         history (b,) bool, whether a segment's actions may be seen at all.
         With a cache, t is 1 and the past comes from it.
         """
-        b, t = state.shape[:2]
         tokens = self._tokens(state, pixels, instruction, cache)
         value = self._value(tokens)
         x = tokens
@@ -240,7 +241,7 @@ class PolicyValueNetwork(nn.Module):
         reacher went from 8 to 95 % in the same 500 updates.
         """
         bins = self.config.policy_bins
-        head = head.unflatten(-1, (self.shapes.action_size, bins + 1))
+        head = head.view(*head.shape[:-1], self.shapes.action_size, bins + 1)
         centres = torch.linspace(-1, 1, bins, device=head.device, dtype=head.dtype)
         return head[..., 1:] - LOCATION_SHARPNESS * (centres - head[..., :1]).square()
 
@@ -293,7 +294,8 @@ class PolicyValueNetwork(nn.Module):
             first = torch.zeros_like(seen)
             first[:, 0] = True
             seen = seen & ~first
-        return torch.where(seen[..., None], embedded, self.bos(torch.zeros(1, dtype=torch.long, device=action.device)))
+        bos = self.bos(torch.zeros(1, dtype=torch.long, device=action.device))
+        return torch.where(seen[..., None], embedded, bos)
 
     def _value(self, tokens: Tensor) -> Tensor:
         """(b, t, value_bins) from one step's own tokens: pixels' mean + state + instruction."""

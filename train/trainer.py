@@ -6,9 +6,8 @@ import json
 import math
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..shards import storage
-from ..shards.console import console, progress
+from ..shards.console import progress
 from ..shards.corpus import Corpus
 from ..shards.errors import CheckpointError, CorpusError
 from ..shards.reader import Reader, SegmentBatch, Source, split_by_match
@@ -107,20 +106,19 @@ class Trainer:
         previous = [signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGUSR1)]
         log = _Log(self.run, self.start) if chief else None
         saved = time.monotonic()
-        steps = 0
         batches = self.reader.batches(self.start, config.updates)
         with progress("train", config.updates - self.start, "updates") as advance:
             for update, micro_batches in enumerate(batches, self.start):
                 began = time.monotonic()
                 metrics = self._update(update, micro_batches)
-                steps = metrics["steps"]
-                metrics["steps_per_s"] = steps / (time.monotonic() - began)
+                metrics["steps_per_s"] = metrics["steps"] / (time.monotonic() - began)
                 done = update + 1
                 if validate_every and (done % validate_every == 0 or done == config.updates):
                     metrics |= self._validate()
                 if log:
                     log.write(update, metrics)
-                advance(1, f"loss {metrics['policy_loss']:.3f}, {metrics['steps_per_s']:,.0f} steps/s")
+                loss, speed = metrics["policy_loss"], metrics["steps_per_s"]
+                advance(1, f"loss {loss:.3f}, {speed:,.0f} steps/s")
                 due = checkpoint_every.due(done, time.monotonic() - saved)
                 if self._agree(due or self.stopping or done == config.updates):
                     self.save(done)
@@ -175,7 +173,8 @@ class Trainer:
         self.digest = self.reader.digest(update, self.digest)
         metrics = tally.result(engine)
         metrics |= {"rate": rate, "gradient_norm": engine.gradient_norm()}
-        if not all(math.isfinite(metrics[name]) for name in ("policy_loss", "value_loss", "gradient_norm")):
+        judged = ("policy_loss", "value_loss", "gradient_norm")
+        if not all(math.isfinite(metrics[name]) for name in judged):
             self._not_finite(update)
         return metrics
 
