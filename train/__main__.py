@@ -10,12 +10,13 @@ from typing import Annotated
 
 import tyro
 
-from ..shards import storage
 from ..shards.console import console, run_command
-from ..shards.errors import CheckpointError, ConfigError
+from ..shards.corpus import Corpus
+from ..shards.errors import ConfigError
 from .config import TrainConfig, check, load_preset, split_weight
-from .launch import launch
+from .launch import end_with_launcher, launch
 from .loss import LossConfig
+from .run import check_run, record_run
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def resolve(arguments: Arguments) -> TrainConfig:
         corpora=tuple(url for url, _ in pairs), weights=tuple(weight for _, weight in pairs),
         preset=arguments.preset, model=preset.model, inputs=arguments.inputs,
         updates=arguments.updates, batch=arguments.batch, micro_batch=arguments.micro_batch,
-        peak_rate=arguments.peak_rate or preset.peak_rate, end_rate=arguments.end_rate,
+        peak_rate=preset.peak_rate if arguments.peak_rate is None else arguments.peak_rate,
+        end_rate=arguments.end_rate,
         warm_up=preset.warm_up if arguments.warm_up is None else arguments.warm_up,
         precision=precision, loss=arguments.loss, history_dropout=arguments.history_dropout,
         validation_share=arguments.validation_share, recompute=arguments.recompute,
@@ -107,58 +109,37 @@ def command(arguments: Arguments) -> int:
     seconds, updates = parse_interval(arguments.checkpoint_every)
     if arguments.ranks < 1:
         raise ConfigError(f"--ranks should be positive, is {arguments.ranks}")
+    corpora = [Corpus.open(url) for url in config.corpora]
+    world_size = int(os.environ.get("WORLD_SIZE", arguments.ranks))
+    check_run(arguments.run, config, corpora, world_size)
     if arguments.ranks > 1 and "RANK" not in os.environ:
         return launch(arguments.ranks, sys.argv[1:])
 
-    import torch
-
-    from ..shards.corpus import Corpus
-    from .engine import start_ranks, stop_ranks
+    from .engine import one_voice, start_ranks, stop_ranks
     from .trainer import Every, Trainer
 
-    corpora = [Corpus.open(url) for url in config.corpora]
+    end_with_launcher()
     rank, _ = start_ranks()
     try:
-        if rank == 0:
-            record_run(arguments.run, config)
-        torch.distributed.barrier()
-        trainer = Trainer(config, arguments.run, corpora)
-        trainer.resume()
-        if rank == 0:
-            parameters = trainer.engine.parameter_count
-            console.print(
-                f"{config.preset}: {parameters:,} parameters, {config.inputs}, "
-                f"{config.precision}, ZeRO-{config.zero_stage}, updates {trainer.start} to "
-                f"{config.updates} of {config.batch} segments"
-            )
-        trainer.train(Every(seconds, updates), arguments.validate_every)
+        with one_voice():
+            if rank == 0:
+                record_run(arguments.run, config)
+            trainer = Trainer(config, arguments.run, corpora)
+            trainer.resume()
+            if rank == 0:
+                describe(config, trainer.engine.parameter_count, trainer.start)
+            trainer.train(Every(seconds, updates), arguments.validate_every)
     finally:
         stop_ranks()
     return 0
 
 
-def record_run(run: str, config: TrainConfig) -> None:
-    """Write run.json, or check that the run that is there has the same settings.
-
-    Raises CheckpointError naming the first setting that differs, or what else is there.
-    """
-    where = storage.join(run, "run.json")
-    if not storage.exists(where):
-        others = storage.names(run)
-        if others:
-            raise CheckpointError(
-                f"{run}: expected an empty folder or a run, found {', '.join(others[:3])}"
-            )
-        storage.write_json(where, config.to_json())
-        return
-    found = TrainConfig.from_json(storage.read_json(where), where)
-    mine, theirs = config.to_json(), found.to_json()
-    for name, value in mine.items():
-        if theirs[name] != value:
-            raise CheckpointError(
-                f"{run} holds a run with {name} = {theirs[name]}, this one has {value}; "
-                "choose another --run"
-            )
+def describe(config: TrainConfig, parameters: int, start: int) -> None:
+    """Say what is about to be trained."""
+    console.print(
+        f"{config.preset}: {parameters:,} parameters, {config.inputs}, {config.precision}, "
+        f"ZeRO-{config.zero_stage}, updates {start} to {config.updates} of {config.batch} segments"
+    )
 
 
 def main() -> None:

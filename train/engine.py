@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..shards.errors import CheckpointError, ConfigError
+from ..shards.errors import CheckpointError
 from .config import TrainConfig
 from .model import PolicyValueNetwork
 
@@ -210,9 +210,3 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-
-
-def require_ranks(config: TrainConfig, world_size: int) -> None:
-    """Raise ConfigError when the batch is smaller than the ranks' micro-batches."""
-    if config.batch < world_size:
-        raise ConfigError(f"--batch {config.batch} is smaller than the {world_size} ranks")

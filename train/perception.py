@@ -60,14 +60,15 @@ class Perception(nn.Module):
         return self.out(self.pool(queries, x))
 
 
-def augment(pixels: Tensor, shift: int, colour: float, generator: torch.Generator) -> Tensor:
+def augment(pixels: Tensor, draws: Tensor, shift: int, colour: float) -> Tensor:
     """Random shift (Yarats et al. 2021, DrQ) and brightness per channel, one draw per segment.
 
-    (b, T, H, H, 3) uint8 → the same. One draw per segment keeps motion between frames intact.
+    (b, T, H, H, 3) uint8 with draws (b, 5) in [0, 1) → the same. One draw per segment keeps motion
+    between frames intact.
     """
-    b, size = pixels.shape[0], pixels.shape[2]
-    moves = torch.randint(-shift, shift + 1, (b, 2), generator=generator)
-    gains = 1 + colour * (2 * torch.rand(b, 3, generator=generator) - 1)
+    size = pixels.shape[2]
+    moves = (draws[:, :2] * (2 * shift + 1)).long() - shift
+    gains = 1 + colour * (2 * draws[:, 2:] - 1)
     out = torch.empty_like(pixels)
     for i, ((dy, dx), gain) in enumerate(zip(moves.tolist(), gains, strict=True)):
         rows = torch.arange(size).add(dy).clamp(0, size - 1)

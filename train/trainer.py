@@ -17,14 +17,16 @@ from torch.utils.tensorboard import SummaryWriter
 from ..shards import storage
 from ..shards.console import progress
 from ..shards.corpus import Corpus
-from ..shards.errors import CheckpointError, CorpusError
+from ..shards.errors import CheckpointError
+from ..shards.index import Moments
 from ..shards.reader import Reader, SegmentBatch, Source, split_by_match
 from . import checkpoint
 from .config import TrainConfig
-from .engine import Engine, require_ranks
+from .engine import Engine
 from .loss import LossTerms, losses
 from .model import PolicyValueNetwork
 from .perception import augment
+from .run import corpora_state, newest_marker
 from .schedule import learning_rate
 
 DEMONSTRATION = "expert"  # behaviour whose steps always count in full
@@ -49,14 +51,15 @@ class Trainer:
     def __init__(self, config: TrainConfig, run: str, corpora: Sequence[Corpus]) -> None:
         self.config, self.run, self.corpora = config, run, list(corpora)
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        require_ranks(config, world_size)
         self.schema = corpora[0].schema
         training, held = split_by_match(config.validation_share)
         self.reader = self._reader(training, rank, world_size)
         self.validation = self._reader(held, rank, world_size) if config.validation_share else None
         self.engine = Engine(self._build, config, self.reader.accumulation)
-        moments = [corpus.moments for corpus in corpora]
-        mean, deviation = moments[0].mean_and_deviation()
+        moments = Moments()  # of all: an entry that is constant in one corpus may move in another
+        for corpus in corpora:
+            moments.merge(corpus.moments)
+        mean, deviation = moments.mean_and_deviation()
         self.engine.model.normalise_by(torch.tensor(mean), torch.tensor(deviation))
         self.tasks = _tasks(corpora)
         self.digest, self.start = 0, 0
@@ -80,25 +83,12 @@ class Trainer:
         )  # fmt: skip
 
     def resume(self) -> None:
-        """Go on from the newest complete checkpoint, if there is one.
-
-        Raises CheckpointError if it was written by other settings, CorpusError if a corpus
-        changed since.
-        """
-        found = checkpoint.complete_checkpoints(self.run)
-        if not found:
-            return
-        url = checkpoint.checkpoint_url(self.run, found[-1])
-        marker = storage.read_json(storage.join(url, checkpoint.MARKER))
-        if marker["world_size"] != self.engine.world_size:
-            raise CheckpointError(
-                f"{url}: written by {marker['world_size']} ranks, this run has "
-                f"{self.engine.world_size}"
-            )
-        if marker["corpora"] != self._corpora_state():
-            raise CorpusError(f"{url}: a corpus changed since this checkpoint")
-        checkpoint.restore(self.run, found[-1], self.engine)
-        self.start, self.digest = marker["update"], marker["digest"]
+        """Go on from the newest complete checkpoint, if there is one; `check_run` approved it."""
+        found = newest_marker(self.run)
+        if found:
+            _, marker = found
+            checkpoint.restore(self.run, marker["update"], self.engine)
+            self.start, self.digest = marker["update"], marker["digest"]
 
     def train(self, checkpoint_every: Every, validate_every: int) -> None:
         """Run to the last update; checkpoint on the way, at the end and when told to stop."""
@@ -107,7 +97,9 @@ class Trainer:
         log = _Log(self.run, self.start) if chief else None
         saved = time.monotonic()
         batches = self.reader.batches(self.start, config.updates)
-        with progress("train", config.updates - self.start, "updates") as advance:
+        with progress(
+            "train", config.updates - self.start, "updates", silent=not chief
+        ) as advance:
             for update, micro_batches in enumerate(batches, self.start):
                 began = time.monotonic()
                 metrics = self._update(update, micro_batches)
@@ -120,10 +112,12 @@ class Trainer:
                 loss, speed = metrics["policy_loss"], metrics["steps_per_s"]
                 advance(1, f"loss {loss:.3f}, {speed:,.0f} steps/s")
                 due = checkpoint_every.due(done, time.monotonic() - saved)
-                if self._agree(due or self.stopping or done == config.updates):
+                # asked once: a signal after the question must not stop a run that did not save
+                stop = self._agree(self.stopping)
+                if self._agree(due or stop or done == config.updates):
                     self.save(done)
                     saved = time.monotonic()
-                if self._agree(self.stopping):
+                if stop:
                     break
         for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), previous, strict=True):
             signal.signal(number, handler)
@@ -135,7 +129,7 @@ class Trainer:
         """Write the checkpoint after `update` updates, on all ranks."""
         state = {
             "update": update, "digest": self.digest, "world_size": self.engine.world_size,
-            "corpora": self._corpora_state(),
+            "corpora": corpora_state(self.corpora),
         }  # fmt: skip
         metadata = checkpoint.export_metadata(self.config, self.schema, self.tasks)
         checkpoint.save(self.run, update, self.engine, state, metadata)
@@ -147,10 +141,8 @@ class Trainer:
         """Whether any rank wishes it: all must save and stop at the same update."""
         if self.engine.world_size == 1:
             return wish
-        return bool(self.engine.sum_over_ranks(torch.tensor([float(wish)])).item() > 0)
-
-    def _corpora_state(self) -> list[list[Any]]:
-        return [[c.manifest.fingerprint, len(c.index)] for c in self.corpora]
+        votes = torch.tensor([float(wish)], device=self.engine.device)  # NCCL takes no other
+        return bool(self.engine.sum_over_ranks(votes).item() > 0)
 
     def _update(self, update: int, micro_batches: list[SegmentBatch]) -> dict[str, float]:
         """One global batch through the network and into the weights; metrics of all ranks."""
@@ -160,13 +152,12 @@ class Trainer:
             update, peak=config.peak_rate, end=config.end_rate, warm_up=config.warm_up,
             updates=config.updates,
         )  # fmt: skip
-        draws = torch.Generator().manual_seed(hash_seed(config.seed, update))
-        history = torch.rand(self.reader.padded_size, generator=draws) >= config.history_dropout
+        history, augmentation = self._draws(update)
         tally = _Tally(self.reader.behaviours)
         engine.engine.train()
         for part, batch in enumerate(micro_batches):
             slots = self.reader.part_slots(part)
-            terms = self._forward(batch, history[slots], update)
+            terms = self._forward(batch, history[slots], augmentation[slots])
             engine.backward(terms.total, valid)
             engine.step(rate)
             tally.add(terms, batch)
@@ -178,6 +169,17 @@ class Trainer:
             self._not_finite(update)
         return metrics
 
+    def _draws(self, update: int) -> tuple[Tensor, Tensor]:
+        """History kept (n,) bool and augmentation (n, 5) of every slot of a global batch.
+
+        By slot, so that they do not depend on ranks and micro-batches.
+        """
+        seed = hash_seed(self.config.seed, update)
+        slots = self.reader.padded_size
+        history = torch.rand(slots, generator=torch.Generator().manual_seed(seed))
+        augmentation = torch.rand(slots, 5, generator=torch.Generator().manual_seed(seed + 1))
+        return history >= self.config.history_dropout, augmentation
+
     def _not_finite(self, update: int) -> None:
         keys = ", ".join(self.reader.keys(update)[:4])
         found = checkpoint.complete_checkpoints(self.run)
@@ -187,14 +189,15 @@ class Trainer:
             f"last good checkpoint: {last}"
         )
 
-    def _forward(self, batch: SegmentBatch, history: Tensor, update: int) -> LossTerms:
+    def _forward(
+        self, batch: SegmentBatch, history: Tensor, augmentation: Tensor | None
+    ) -> LossTerms:
         device = self.engine.device
         pixels = None
         if batch.pixels is not None:
             pixels = torch.from_numpy(batch.pixels)
-            if update >= 0:
-                draws = torch.Generator().manual_seed(hash_seed(self.config.seed, update) + 1)
-                pixels = augment(pixels, self.config.shift, self.config.colour, draws)
+            if augmentation is not None:
+                pixels = augment(pixels, augmentation, self.config.shift, self.config.colour)
             pixels = pixels.to(device)
         action = torch.from_numpy(batch.action).to(device)
         previous = torch.cat((torch.zeros_like(action[:, :1]), action[:, :-1]), dim=1)
@@ -222,7 +225,7 @@ class Trainer:
         for micro_batches in self.validation.batches(0, VALIDATION_BATCHES):
             for batch in micro_batches:
                 history = torch.ones(len(batch.steps), dtype=torch.bool)
-                tally.add(self._forward(batch, history, update=-1), batch)
+                tally.add(self._forward(batch, history, None), batch)
         return {f"validation/{k}": v for k, v in tally.result(self.engine).items()}
 
 

@@ -1,0 +1,112 @@
+"""A run's folder: what speaks against training into it is said before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..shards import storage
+from ..shards.corpus import Corpus
+from ..shards.errors import CheckpointError, ConfigError, CorpusError
+from ..shards.reader import split_by_match
+from .checkpoint import MARKER, checkpoint_url, complete_checkpoints
+from .config import TrainConfig
+
+SETTINGS = "run.json"
+
+
+def check_run(
+    run: str, config: TrainConfig, corpora: Sequence[Corpus], world_size: int
+) -> None:
+    """Raise what would stop these settings on these corpora in this folder; writes nothing.
+
+    ConfigError, CorpusError or SchemaMismatchError for settings and data, CheckpointError if the
+    folder holds something else or a run that other settings or ranks began.
+    """
+    if config.batch < world_size:
+        raise ConfigError(f"--batch {config.batch} is smaller than the {world_size} ranks")
+    _check_corpora(config, corpora)
+    if not storage.exists(storage.join(run, SETTINGS)):
+        others = storage.names(run)
+        if others:
+            raise CheckpointError(
+                f"{run}: expected an empty folder or a run, found {', '.join(others[:3])}"
+            )
+        return
+    _check_settings(run, config)
+    found = newest_marker(run)
+    if found is None:
+        return
+    url, marker = found
+    if marker["world_size"] != world_size:
+        raise CheckpointError(
+            f"{url}: written by {marker['world_size']} ranks, this run has {world_size}"
+        )
+    if marker["corpora"] != corpora_state(corpora):
+        raise CorpusError(f"{url}: a corpus changed since this checkpoint")
+
+
+def record_run(run: str, config: TrainConfig) -> None:
+    """Write run.json, unless the same run is already there."""
+    where = storage.join(run, SETTINGS)
+    if not storage.exists(where):
+        storage.write_json(where, config.to_json())
+
+
+def newest_marker(run: str) -> tuple[str, dict[str, Any]] | None:
+    """URL and marker of the newest complete checkpoint."""
+    found = complete_checkpoints(run)
+    if not found:
+        return None
+    url = checkpoint_url(run, found[-1])
+    return url, storage.read_json(storage.join(url, MARKER))
+
+
+def corpora_state(corpora: Sequence[Corpus]) -> list[list[Any]]:
+    """What must not change while a run goes on."""
+    return [[corpus.manifest.fingerprint, len(corpus.index)] for corpus in corpora]
+
+
+def _check_settings(run: str, config: TrainConfig) -> None:
+    where = storage.join(run, SETTINGS)
+    found = TrainConfig.from_json(storage.read_json(where), where)
+    mine, theirs = _flat(config.to_json()), _flat(found.to_json())
+    for name, value in mine.items():
+        if theirs[name] != value:
+            raise CheckpointError(
+                f"{run} holds a run with {name} = {theirs[name]}, this one has {value}; "
+                "choose another --run"
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _check_corpora(config: TrainConfig, corpora: Sequence[Corpus]) -> None:
+    schema = corpora[0].schema
+    if "pixels" in config.inputs and schema.image_size % config.model.patch:
+        raise ConfigError(
+            f"preset {config.preset}: patch {config.model.patch} does not divide the corpus's "
+            f"image size {schema.image_size}"
+        )
+    training, held = split_by_match(config.validation_share)
+    for corpus in corpora:
+        schema.require_equal(corpus.schema, corpus.url)
+        for part, where in (("training", training), ("validation", held)):
+            wanted = part == "training" or config.validation_share
+            if wanted and corpus.index.filter(where).is_empty():
+                raise CorpusError(
+                    f"{corpus.url}: --validation-share {config.validation_share} leaves no "
+                    f"{part} match"
+                )
+        mean, _ = corpus.moments.mean_and_deviation()
+        if not np.isfinite(mean).all():
+            entry = int(np.flatnonzero(~np.isfinite(mean))[0])
+            raise CorpusError(f"{corpus.url}: state entry {entry} holds NaN or infinity")
