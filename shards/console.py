@@ -66,13 +66,8 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(
-    title: str, total: float, unit: str = "steps", silent: bool = False
-) -> Iterator[Advance]:
+def progress(title: str, total: float, unit: str = "steps") -> Iterator[Advance]:
     """A bar with rate and time left on a terminal; a plain line every ten seconds elsewhere."""
-    if silent:  # of several ranks one reports
-        yield lambda amount, note="": None
-        return
     if not console.is_terminal or os.environ.get("TERM") == "dumb":
         plain = _PlainProgress(title, total, unit)
         yield plain

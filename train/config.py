@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -123,11 +124,42 @@ def check(config: TrainConfig) -> None:
         raise UnknownNameError("inputs", config.inputs, INPUTS, "--inputs")
     if config.loss.policy not in ("binary", "bc"):
         raise UnknownNameError("loss", config.loss.policy, ("binary", "bc"), "--loss.policy")
-    for name in ("updates", "batch", "micro_batch"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag} should be positive, is {getattr(config, name)}")
-    if config.model.policy_bins % 2 == 0:
-        raise ConfigError(f"policy_bins should be odd, is {config.model.policy_bins}")
+    for name, value, low, high in (
+        ("updates", config.updates, 1, math.inf),
+        ("batch", config.batch, 1, math.inf),
+        ("micro-batch", config.micro_batch, 1, math.inf),
+        ("warm-up", config.warm_up, 0, math.inf),
+        ("peak-rate", config.peak_rate, 0, 1),
+        ("end-rate", config.end_rate, 0, 1),
+        ("history-dropout", config.history_dropout, 0, 1),
+        ("seed", config.seed, 0, 1 << 32),
+        ("loss.floor", config.loss.floor, 0, 1),
+        ("loss.discount", config.loss.discount, 0, 1),
+        ("loss.trace", config.loss.trace, 0, 1),
+        ("loss.value-weight", config.loss.value_weight, 0, math.inf),
+        ("loss.smoothing", config.loss.smoothing, 1e-3, math.inf),
+    ):
+        if not low <= value <= high:  # NaN fails too
+            bounds = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
+            raise ConfigError(f"--{name} should be {bounds}, is {value}")
     if not 0 <= config.validation_share < 1:
         raise ConfigError(f"--validation-share should be in [0, 1), is {config.validation_share}")
+    _check_model(config.model, f"preset {config.preset}")
+
+
+def _check_model(model: ModelConfig, where: str) -> None:
+    """Raise a ConfigError that names the sizes that do not fit each other."""
+    for field_name, size in dataclasses.asdict(model).items():
+        if size < (0 if field_name == "value_hidden" else 1):
+            raise ConfigError(f"{where}: {field_name} should be positive, is {size}")
+    if model.policy_bins % 2 == 0:
+        raise ConfigError(f"{where}: policy_bins should be odd, is {model.policy_bins}")
+    if model.width % (2 * model.heads):  # rotary positions turn pairs
+        raise ConfigError(f"{where}: width {model.width} is no multiple of 2 × heads {model.heads}")
+    if model.heads % model.kv_heads:
+        raise ConfigError(f"{where}: kv_heads {model.kv_heads} does not divide heads {model.heads}")
+    if model.perception_width % model.perception_heads:
+        raise ConfigError(
+            f"{where}: perception_heads {model.perception_heads} does not divide "
+            f"perception_width {model.perception_width}"
+        )

@@ -9,7 +9,8 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,28 @@ def start_ranks() -> tuple[int, int]:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Of ranks that fail together, or because another left, only the first raises its error.
+
+    The others leave with exit code 1.
+    """
+    try:
+        yield
+    except Exception as error:
+        if torch.distributed.get_world_size() > 1 and not _first_to_fail():
+            raise SystemExit(1) from error
+        raise
+
+
+def _first_to_fail() -> bool:
+    store = torch.distributed.distributed_c10d._get_default_store()
+    try:
+        return bool(store.add("palaestra/failed", 1) == 1)
+    except RuntimeError:  # rank 0, which holds the store, has failed and gone
+        return False
 
 
 def stop_ranks() -> None:

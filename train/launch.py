@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -10,11 +11,17 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ..shards.console import fail
+
+LAUNCHER = "PALAESTRA_LAUNCHER"  # in a rank's environment: the launcher's process id
+GRACE_S = 10.0  # for ranks to report and leave by themselves after one has failed
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 
 def launch(ranks: int, argv: Sequence[str]) -> int:
     """Run this command once per rank, cores shared evenly; returns the first bad exit code.
 
-    When one rank fails the others are told to stop: they would wait for it forever.
+    When one rank fails the others are ended: they would wait for it forever.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -23,6 +30,7 @@ def launch(ranks: int, argv: Sequence[str]) -> int:
     shared = os.environ | {
         "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        LAUNCHER: str(os.getpid()),
     }  # fmt: skip
     command = [sys.executable, "-m", "palaestra.train", *argv]
     children = [
@@ -37,14 +45,32 @@ def launch(ranks: int, argv: Sequence[str]) -> int:
         _tell(children, signal.SIGKILL)
 
 
+def end_with_launcher() -> None:
+    """Have this rank killed when its launcher dies: an orphan would go on writing to the run."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(launcher):  # it died before the kernel knew
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
+    deadline = float("inf")
     while True:
         codes = [child.poll() for child in children]
-        bad = [code for code in codes if code]
-        if bad or all(code == 0 for code in codes):
-            _tell(children, signal.SIGTERM)
-            return bad[0] if bad else 0
+        bad = [rank for rank, code in enumerate(codes) if code]
+        if bad and deadline == float("inf"):
+            deadline = time.monotonic() + GRACE_S
+        if None not in codes or time.monotonic() > deadline:
+            break
         time.sleep(0.1)
+    if not bad:
+        return 0
+    code = codes[bad[0]] or 0
+    if code < 0:  # it could not say so itself
+        fail("train", f"rank {bad[0]} was ended by {signal.Signals(-code).name}")
+    return code if code > 0 else 128 - code
 
 
 def _tell(children: list[subprocess.Popen[bytes]], number: int) -> None:

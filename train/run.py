@@ -17,9 +17,7 @@ from .config import TrainConfig
 SETTINGS = "run.json"
 
 
-def check_run(
-    run: str, config: TrainConfig, corpora: Sequence[Corpus], world_size: int
-) -> None:
+def check_run(run: str, config: TrainConfig, corpora: Sequence[Corpus], world_size: int) -> None:
     """Raise what would stop these settings on these corpora in this folder; writes nothing.
 
     ConfigError, CorpusError or SchemaMismatchError for settings and data, CheckpointError if the
@@ -108,5 +106,5 @@ def _check_corpora(config: TrainConfig, corpora: Sequence[Corpus]) -> None:
                 )
         mean, _ = corpus.moments.mean_and_deviation()
         if not np.isfinite(mean).all():
-            entry = int(np.flatnonzero(~np.isfinite(mean))[0])
-            raise CorpusError(f"{corpus.url}: state entry {entry} holds NaN or infinity")
+            bad = [n for n, s in schema.slices().items() if not np.isfinite(mean[s]).all()]
+            raise CorpusError(f"{corpus.url}: state {', '.join(bad)} holds NaN or infinity")

@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..shards import storage
-from ..shards.console import progress
+from ..shards.console import Advance, progress
 from ..shards.corpus import Corpus
 from ..shards.errors import CheckpointError
 from ..shards.index import Moments
@@ -92,38 +93,47 @@ class Trainer:
 
     def train(self, checkpoint_every: Every, validate_every: int) -> None:
         """Run to the last update; checkpoint on the way, at the end and when told to stop."""
-        config, chief = self.config, self.engine.rank == 0
+        chief = self.engine.rank == 0
         previous = [signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGUSR1)]
         log = _Log(self.run, self.start) if chief else None
-        saved = time.monotonic()
-        batches = self.reader.batches(self.start, config.updates)
-        with progress(
-            "train", config.updates - self.start, "updates", silent=not chief
-        ) as advance:
-            for update, micro_batches in enumerate(batches, self.start):
-                began = time.monotonic()
-                metrics = self._update(update, micro_batches)
-                metrics["steps_per_s"] = metrics["steps"] / (time.monotonic() - began)
-                done = update + 1
-                if validate_every and (done % validate_every == 0 or done == config.updates):
-                    metrics |= self._validate()
-                if log:
-                    log.write(update, metrics)
-                loss, speed = metrics["policy_loss"], metrics["steps_per_s"]
-                advance(1, f"loss {loss:.3f}, {speed:,.0f} steps/s")
-                due = checkpoint_every.due(done, time.monotonic() - saved)
-                # asked once: a signal after the question must not stop a run that did not save
-                stop = self._agree(self.stopping)
-                if self._agree(due or stop or done == config.updates):
-                    self.save(done)
-                    saved = time.monotonic()
-                if stop:
-                    break
-        for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), previous, strict=True):
-            signal.signal(number, handler)
-        if log:
-            log.close()
-        self.reader.close()
+        try:
+            left = self.config.updates - self.start
+            shown = progress("train", left, "updates") if chief else nullcontext(_say_nothing)
+            with shown as advance:
+                self._loop(checkpoint_every, validate_every, log, advance)
+        finally:
+            for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), previous, strict=True):
+                signal.signal(number, handler)
+            if log:
+                log.close()
+            self.reader.close()
+            if self.validation:
+                self.validation.close()
+
+    def _loop(
+        self, checkpoint_every: Every, validate_every: int, log: _Log | None, advance: Advance
+    ) -> None:
+        config, saved = self.config, time.monotonic()
+        for update, micro_batches in enumerate(
+            self.reader.batches(self.start, config.updates), self.start
+        ):
+            began = time.monotonic()
+            metrics = self._update(update, micro_batches)
+            metrics["steps_per_s"] = metrics["steps"] / (time.monotonic() - began)
+            done = update + 1
+            if validate_every and (done % validate_every == 0 or done == config.updates):
+                metrics |= self._validate()
+            if log:
+                log.write(update, metrics)
+            advance(1, f"loss {metrics['policy_loss']:.3f}, {metrics['steps_per_s']:,.0f} steps/s")
+            due = checkpoint_every.due(done, time.monotonic() - saved)
+            # asked once: a signal after the question must not stop a run that did not save
+            stop = self._agree(self.stopping)
+            if self._agree(due or stop or done == config.updates):
+                self.save(done)
+                saved = time.monotonic()
+            if stop:
+                break
 
     def save(self, update: int) -> None:
         """Write the checkpoint after `update` updates, on all ranks."""
@@ -282,6 +292,10 @@ class _Log:
         """Flush."""
         if self.board:
             self.board.close()
+
+
+def _say_nothing(amount: float, note: str = "") -> None:
+    """The progress of ranks other than the first."""
 
 
 def _update_of(line: str) -> float:
