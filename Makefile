@@ -23,10 +23,10 @@ demo: $(INSTALLED)
 	$(BIN)/audit $(RUN)/corpus
 	@echo "== train on state"
 	$(BIN)/train $(RUN)/corpus --run $(RUN)/state --preset tiny --inputs state \
-		--ranks 2 --batch 16 --micro-batch 8 --updates 800
+		--ranks 2 --batch 16 --micro-batch 8 --updates 600
 	@echo "== train on pixels and state"
 	$(BIN)/train $(RUN)/corpus --run $(RUN)/pixels --preset tiny --inputs pixels+state \
-		--ranks 2 --batch 8 --micro-batch 4 --updates 180
+		--ranks 2 --batch 8 --micro-batch 4 --updates 150
 	@echo "== evaluate"
 	$(BIN)/evaluate random $(RUN)/state $(RUN)/pixels expert --corpus $(RUN)/corpus \
 		--runs 100 --output $(RUN)

@@ -38,20 +38,25 @@ from palaestra.generate.registry import task_classes
 from palaestra.generate.work import manifest_of, write_shard
 from palaestra.generate.world import World
 from palaestra.shards.corpus import Corpus
-from timing import interleave, pin_to_one_core, print_rates
+from timing import interleave, pin_to_one_core, print_timing
 
 NSIM = 64
 REPETITIONS = 9
-SEEDS = [episode_seed(1, match) for match in range(NSIM)]
+QUICK_NSIM = 8
 
 Controls = NDArray[np.float64]
 
 
+def seeds(world: World) -> list[int]:
+    """The same episodes at every call."""
+    return [episode_seed(1, match) for match in range(world.nsim)]
+
+
 def record_controls(world: World) -> Controls:
-    """(horizon, NSIM, nu) controls of the expert's episodes."""
+    """(horizon, nsim, nu) controls of the expert's episodes."""
     expert = make_policy("expert")
-    world.reset(SEEDS)
-    expert.reset(world, SEEDS)
+    world.reset(seeds(world))
+    expert.reset(world, seeds(world))
     controls = []
     for _ in range(world.horizon):
         world.step(expert.act(world.observe()))
@@ -61,9 +66,9 @@ def record_controls(world: World) -> Controls:
 
 def plain_loop(world: World, controls: Controls) -> float:
     """Steps/s of mj_step with each simulation's own model and data."""
-    world.reset(SEEDS)
+    world.reset(seeds(world))
     seconds, substeps = 0.0, world.task.substeps
-    for sim in range(NSIM):
+    for sim in range(world.nsim):
         model, data = world.batch.get_model(sim), world.batch.get_data(sim)
         ctrl = data.ctrl
         start = time.perf_counter()
@@ -71,37 +76,37 @@ def plain_loop(world: World, controls: Controls) -> float:
             ctrl[:] = control
             mujoco.mj_step(model, data, nstep=substeps)
         seconds += time.perf_counter() - start
-    return controls.shape[0] * NSIM / seconds
+    return len(controls) * world.nsim / seconds
 
 
 def batch_loop(world: World, controls: Controls) -> float:
     """Steps/s of Batch.step alone."""
-    world.reset(SEEDS)
+    world.reset(seeds(world))
     start = time.perf_counter()
     for control in controls:
         world.batch.ctrl[:] = control
         world.batch.step(world.ids, nstep=world.task.substeps)
-    return controls.shape[0] * NSIM / (time.perf_counter() - start)
+    return len(controls) * world.nsim / (time.perf_counter() - start)
 
 
 def world_loop(world: World) -> float:
     """Steps/s of observe, expert and step, into buffers that are reused as a rollout's are."""
     expert = make_policy("expert")
-    world.reset(SEEDS)
-    expert.reset(world, SEEDS)
+    world.reset(seeds(world))
+    expert.reset(world, seeds(world))
     size = world.schema.image_size
-    state = np.zeros((NSIM, world.schema.state_size), np.float32)
-    pixels = np.zeros((NSIM, size, size, 3), np.uint8)
+    state = np.zeros((world.nsim, world.schema.state_size), np.float32)
+    pixels = np.zeros((world.nsim, size, size, 3), np.uint8)
     start = time.perf_counter()
     for _ in range(world.horizon):
         world.step(expert.act(world.observe(state, pixels)))
-    return world.horizon * NSIM / (time.perf_counter() - start)
+    return world.horizon * world.nsim / (time.perf_counter() - start)
 
 
-def shard(task: str, steps: int, folder: str) -> float:
-    """Steps/s of one shard of the expert's episodes."""
-    recipe = Recipe("benchmark", steps, (Behaviour((task,), "expert"),), wave=NSIM)
-    corpus = Corpus.create(f"{folder}/{task}", manifest_of(recipe))
+def shard(task: str, nsim: int, folder: str) -> float:
+    """Steps/s of a shard of one wave of the expert's episodes."""
+    recipe = Recipe("benchmark", 1, (Behaviour((task,), "expert"),), wave=nsim)
+    corpus = Corpus.create(folder, manifest_of(recipe))
     start = time.perf_counter()
     report = write_shard(corpus, recipe, 0)
     return report.steps / (time.perf_counter() - start)
@@ -109,9 +114,8 @@ def shard(task: str, steps: int, folder: str) -> float:
 
 def check_same_physics(world: World, controls: Controls) -> None:
     """The yardstick must do the same work: both loops end in the same state, to the last bit."""
+    world.reset(seeds(world))
     model, data = world.batch.get_model(0), world.batch.get_data(0)
-    world.reset(SEEDS)
-    data = world.batch.get_data(0, data)
     for control in controls:
         data.ctrl[:] = control[0]
         mujoco.mj_step(model, data, nstep=world.task.substeps)
@@ -121,11 +125,12 @@ def check_same_physics(world: World, controls: Controls) -> None:
 
 
 def main(quick: bool = False) -> None:
-    """Print a table per task; --quick repeats once instead of nine times."""
+    """Print a table per task; --quick plays 8 episodes instead of 64, and repeats once."""
     pin_to_one_core()
     raster.compile()
+    nsim = QUICK_NSIM if quick else NSIM
     for task in task_classes():
-        blind, seeing = World(task, 1, NSIM, pixels=False), World(task, 1, NSIM)
+        blind, seeing = World(task, 1, nsim, pixels=False), World(task, 1, nsim)
         controls = record_controls(blind)
         check_same_physics(blind, controls)
         with tempfile.TemporaryDirectory(prefix="palaestra-benchmark-") as folder:
@@ -134,10 +139,10 @@ def main(quick: bool = False) -> None:
                 "Batch.step": partial(batch_loop, blind, controls),
                 "World": partial(world_loop, blind),
                 "World + pixels": partial(world_loop, seeing),
-                "write_shard": partial(shard, task, len(controls) * NSIM, folder),
+                "write_shard": partial(shard, task, nsim, folder),
             }
-            rates = interleave(variants, 1 if quick else REPETITIONS)
-        print_rates(f"{task}: control steps/s on one core, width {NSIM}", rates, "mj_step")
+            timing = interleave(variants, 1 if quick else REPETITIONS)
+        print_timing(f"{task}: control steps/s on one core, width {nsim}", timing, "mj_step")
 
 
 if __name__ == "__main__":

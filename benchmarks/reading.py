@@ -1,8 +1,8 @@
 """Decoded steps per second on one core, pixels included, and what a step costs on disk.
 
 * `zstd`: the yardstick, the pixel members decompressed from memory and nothing else;
-* `Reader`: ours with one thread: shuffled order, ranged reads, xxh3 checks, every array that
-  training needs, into padded batches;
+* `Reader`: ours with one thread, as a rank of the reference run: shuffled order, ranged reads,
+  xxh3 checks, every array that training needs, into padded batches;
 * `webdataset`: a plain pass over the same tars, zstd and `np.load` on every array;
 * `datasets` (with --datasets): Hugging Face streaming as the corpus's card declares it.
 
@@ -38,12 +38,12 @@ from palaestra.shards import storage
 from palaestra.shards.codec import split_members
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.reader import Reader, Source
-from timing import interleave, pin_to_one_core, print_rates, print_table
+from timing import interleave, pin_to_one_core, print_table, print_timing
 
 REPETITIONS = 9
 STEPS, QUICK_STEPS = 100_000, 16_384
 SHARDS = 4  # of a larger corpus; their pixels are held in memory, compressed
-BATCH, MICRO_BATCH = 2048, 8  # segments; the reference run's batch, so that its runs are read
+BATCH, RANKS, MICRO_BATCH = 2048, 128, 2  # the reference run, of which one rank reads
 DATASETS_SAMPLES = 32
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo.toml"
 
@@ -78,12 +78,15 @@ def decompress(frames: list[bytes], steps: int) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def read_batches(corpus: Corpus, shards: list[int], batch_size: int) -> float:
-    """Steps/s of one global batch of our reader."""
-    source = Source(corpus, where=pl.col("shard").is_in(shards))
-    reader = Reader([source], batch_size=batch_size, micro_batch=MICRO_BATCH, seed=0, threads=1)
-    start = time.perf_counter()
-    steps = sum(int(b.steps.sum()) for micro in reader.batches(0, 1) for b in micro)
+def read_batches(corpus: Corpus, shards: list[int], segments: int) -> float:
+    """Steps/s of our reader over about as many segments."""
+    reader = Reader(
+        [Source(corpus, where=pl.col("shard").is_in(shards))], batch_size=BATCH,
+        micro_batch=MICRO_BATCH, seed=0, world_size=RANKS, threads=1,
+    )  # fmt: skip
+    start, steps = time.perf_counter(), 0
+    for micro_batches in reader.batches(0, -(-segments * RANKS // BATCH)):
+        steps += sum(int(batch.steps.sum()) for batch in micro_batches)
     seconds = time.perf_counter() - start
     reader.close()
     return steps / seconds
@@ -141,13 +144,13 @@ def main(quick: bool = False, corpus: str | None = None, datasets: bool = False)
     files = [str(storage.local_path(opened.tar_url(shard))) for shard in shards]
     variants = {
         "zstd": partial(decompress, members["pixels.npy.zst"], steps),
-        "Reader": partial(read_batches, opened, shards, 256 if quick else BATCH),
+        "Reader": partial(read_batches, opened, shards, len(members["json"])),
         "webdataset": partial(read_webdataset, files, steps),
     }
     if datasets:
         variants["datasets"] = partial(read_datasets, opened)
-    rates = interleave(variants, 1 if quick else REPETITIONS)
-    print_rates("decoded steps/s on one core, with pixels", rates, "zstd")
+    timing = interleave(variants, 1 if quick else REPETITIONS)
+    print_timing("decoded steps/s on one core, with pixels", timing, "zstd")
     print_sizes(members, tar_bytes, steps)
 
 

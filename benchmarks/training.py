@@ -13,18 +13,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 from unittest import mock
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-
-PLAIN_LINEAR = functional.linear  # ZeRO-3 puts its own in its place, for the whole process
-
 import tyro
 from palaestra.generate.slots import make_schema
 from palaestra.shards.schema import INSTRUCTION_BYTES, SEGMENT_STEPS
@@ -33,11 +27,14 @@ from palaestra.train.config import TrainConfig, load_preset
 from palaestra.train.engine import Engine, _parameter_groups, start_ranks, stop_ranks
 from palaestra.train.loss import losses
 from palaestra.train.model import PolicyValueNetwork
-from timing import interleave, print_table, ratio
+from timing import interleave, print_table
+from torch import Tensor
+from torch.nn import functional
 
 REPETITIONS = 15
 MICRO_BATCH = 8
 SCHEMA = make_schema(64, (0.0, 1.0))
+PLAIN_LINEAR = functional.linear  # a ZeRO-3 engine puts its own in its place, for all networks
 
 
 class Batch(NamedTuple):
@@ -74,7 +71,7 @@ def engine_update(config: TrainConfig, batch: Batch) -> Callable[[], float]:
         terms = losses(policy, value, *batch.targets, SCHEMA.reward_range, config.loss)
         engine.backward(terms.total, MICRO_BATCH * SEGMENT_STEPS)
         engine.step(config.peak_rate)
-        return float(terms.total)
+        return terms.total.item()
 
     return update
 
@@ -102,8 +99,9 @@ def torch_update(config: TrainConfig, batch: Batch) -> Callable[[], float]:
         optimizer.step()
         optimizer.zero_grad()
         if half:
-            torch._foreach_copy_(working, masters)
-        return float(terms.total)
+            with torch.no_grad():
+                torch._foreach_copy_(working, masters)
+        return terms.total.item()
 
     def update_with_plain_linear() -> float:
         with mock.patch.object(functional, "linear", PLAIN_LINEAR):
@@ -133,11 +131,11 @@ def compare(inputs: str, precision: str, repetitions: int) -> list[tuple[str, ..
         last[name] = updates[name]()
         return 1 / (time.perf_counter() - start)
 
-    rates = interleave({name: lambda name=name: rate(name) for name in updates}, repetitions)
+    timing = interleave({name: lambda name=name: rate(name) for name in updates}, repetitions)
     return [
         (
-            f"{inputs}, {precision}, {name}", f"{statistics.median(rates[name]):.2f}",
-            f"{ratio(rates, name, 'torch'):.2f}",
+            f"{inputs}, {precision}, {name}", f"{timing.rate(name):.2f}",
+            f"{timing.ratio(name, 'torch'):.2f}",
             f"{last[name] / (MICRO_BATCH * SEGMENT_STEPS):.5f}",
         )
         for name in updates
@@ -154,7 +152,7 @@ def main(quick: bool = False, threads: int = 1) -> None:
         rows = [row for cell in cells for row in compare(*cell, repetitions)]
     finally:
         stop_ranks()
-    title = f"updates/s of 8 segments, {threads} threads; median of {repetitions}"
+    title = f"updates/s of 8 segments, {threads} thread(s) (median of {repetitions})"
     print_table(title, ("inputs, precision, loop", "per second", "ratio", "loss"), rows)
 
 

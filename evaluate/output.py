@@ -23,9 +23,18 @@ COLUMNS = {
 
 
 def require_same_or_new(url: str, settings: Settings) -> None:
-    """Raise ConfigError if `url` holds an evaluation of other settings."""
+    """Raise ConfigError if `url` holds an evaluation of other settings, or a stranger's report.
+
+    Files of other names do not matter: a report may lie beside its run.
+    """
     where = storage.join(url, RESULTS)
     if not storage.exists(where):
+        strange = {EPISODES, REPORT} & set(storage.names(url))
+        if strange:
+            raise ConfigError(
+                f"{url}: {', '.join(sorted(strange))} is there without {RESULTS}: "
+                "not this program's; choose another --output"
+            )
         return
     found = storage.read_json(where)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -42,12 +51,15 @@ def require_same_or_new(url: str, settings: Settings) -> None:
 
 
 def write(url: str, evaluation: Evaluation, report: str) -> str:
-    """Write the three files, results last, and return the report's URL."""
+    """Write the three files, results first, and return the report's URL.
+
+    The results say whose the other two are, also when only some of them came to be written.
+    """
+    storage.write_json(storage.join(url, RESULTS), to_json(evaluation))
     storage.write_bytes(storage.join(url, REPORT), report.encode())
     buffer = io.BytesIO()
     episodes_frame(evaluation).write_parquet(buffer)
     storage.write_bytes(storage.join(url, EPISODES), buffer.getvalue())
-    storage.write_json(storage.join(url, RESULTS), to_json(evaluation))
     return storage.join(url, REPORT)
 
 

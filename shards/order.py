@@ -25,17 +25,28 @@ def run_length(batch_size: int) -> int:
 def quotas(batch: int, batch_size: int, weights: tuple[int, ...]) -> list[tuple[int, int]]:
     """Each source's stretch [start, stop) of its own stream in global batch `batch`.
 
-    Closed form: ⌊(u+1)·w·B/W⌋ − ⌊u·w·B/W⌋ segments for all but the largest source, which takes
-    the rest, so that every batch sums to B.
+    Slot n of the whole run belongs to source `turns(weights)[n mod W]`, so every batch sums to B
+    and every W slots hold exactly the weights. (Rounding each source's share down and giving the
+    rest to the largest can ask a source for fewer than none when B is small.)
     """
-    total, largest = sum(weights), weights.index(max(weights))
+    total, prefix = sum(weights), turns(weights)
 
-    def drawn(until: int) -> list[int]:
-        counts = [until * weight * batch_size // total for weight in weights]
-        counts[largest] += until * batch_size - sum(counts)
-        return counts
+    def drawn(slots: int) -> list[int]:
+        whole, part = divmod(slots, total)
+        return [whole * w + int(p) for w, p in zip(weights, prefix[part], strict=True)]
 
-    return list(zip(drawn(batch), drawn(batch + 1), strict=True))
+    return list(zip(drawn(batch * batch_size), drawn((batch + 1) * batch_size), strict=True))
+
+
+@lru_cache(maxsize=8)
+def turns(weights: tuple[int, ...]) -> NDArray[np.int64]:
+    """(W + 1, sources) slots of each source among the first 0 … W, as even as they can be."""
+    total = sum(weights)
+    shares, taken = np.array(weights, np.int64), np.zeros((total + 1, len(weights)), np.int64)
+    for slot in range(total):
+        taken[slot + 1] = taken[slot]
+        taken[slot + 1, np.argmax(shares * (slot + 1) - taken[slot] * total)] += 1
+    return taken
 
 
 @lru_cache(maxsize=8)

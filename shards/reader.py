@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -85,7 +87,8 @@ class Reader:
             if rows.is_empty():
                 raise CorpusError(f"{source.corpus.url}: no segment passes the filter")
         self.counts = tuple(len(rows) for rows in self.rows)
-        self.weights = tuple(source.weight for source in sources)
+        divisor = math.gcd(*(source.weight for source in sources))
+        self.weights = tuple(source.weight // divisor for source in sources)
         self.batch_size, self.micro_batch, self.seed = batch_size, micro_batch, seed
         self.rank, self.world_size = rank, world_size
         self.slots = order.rank_slice(batch_size, rank, world_size, micro_batch)
@@ -135,26 +138,26 @@ class Reader:
 
     def batches(self, start: int, stop: int) -> Iterator[list[SegmentBatch]]:
         """This rank's micro-batches of global batches [start, stop), a list for each."""
-        jobs = ((batch, part) for batch in range(start, stop) for part in range(self.accumulation))
-        ready: deque[_Pending] = deque()
-        collected: list[SegmentBatch] = []
-        for job in jobs:
-            ready.append(self._submit(*job))
-            if len(ready) <= self.prefetch:
-                continue
-            collected.append(ready.popleft().result())
-            if len(collected) == self.accumulation:
-                yield collected
-                collected = []
-        for pending in ready:
-            collected.append(pending.result())
-            if len(collected) == self.accumulation:
-                yield collected
-                collected = []
+        stream = self.stream(start, stop)
+        while micro_batches := list(islice(stream, self.accumulation)):
+            yield micro_batches
 
-    def _submit(self, batch: int, part: int) -> _Pending:
+    def stream(self, start: int, stop: int) -> Iterator[SegmentBatch]:
+        """The same one by one, `accumulation` for each global batch."""
+        ready: deque[_Pending] = deque()
+        for batch in range(start, stop):
+            source, segment = self.global_batch(batch)
+            for part in range(self.accumulation):
+                ready.append(self._submit(part, source, segment))
+                if len(ready) > self.prefetch:
+                    yield ready.popleft().result()
+        while ready:
+            yield ready.popleft().result()
+
+    def _submit(
+        self, part: int, source: NDArray[np.int64], segment: NDArray[np.int64]
+    ) -> _Pending:
         slots = self.slots[part * self.micro_batch : (part + 1) * self.micro_batch]
-        source, segment = self.global_batch(batch)
         real = np.flatnonzero(slots != order.PADDING)
         target = self._empty()
         futures: list[Future[None]] = []
@@ -292,6 +295,6 @@ def split_by_match(share: float) -> tuple[pl.Expr, pl.Expr]:
     A multiplicative hash of the match decides (Knuth 6.4), so that both players and all segments
     stay together and every machine agrees.
     """
-    bucket = (pl.col("match").cast(pl.UInt64) * pl.lit(0x9E3779B97F4A7C15, pl.UInt64)) // (1 << 50)
+    bucket = ((pl.col("match").cast(pl.UInt64) + 1) * pl.lit(0x9E3779B97F4A7C15, pl.UInt64)) // (1 << 50)
     held = bucket < round(share * (1 << 14))
     return ~held, held

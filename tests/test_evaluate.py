@@ -351,9 +351,9 @@ def test_foreign_output_is_refused(
     words = ("expert", "random", "--tasks", "reach", "push", "--runs", 9, "--width", 8)
     assert "runs = 8, this one has 9" in fails(capsys, *words, "--output", output)
     assert (output / "results.json").read_bytes() == before
-    (tmp_path / "thesis.tex").write_text("")
-    error = fails(capsys, "random", "--output", tmp_path)
-    assert "thesis.tex" in error
+    (tmp_path / "report.html").write_text("a thesis")
+    assert "report.html" in fails(capsys, "random", "--output", tmp_path)
+    assert (tmp_path / "report.html").read_text() == "a thesis"
     (tmp_path / "results.json").write_text("[]")
     assert "not an evaluation" in fails(capsys, "random", "--output", tmp_path)
 

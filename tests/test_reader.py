@@ -35,6 +35,8 @@ def test_quotas_fill_every_batch_and_leave_no_gap(
     assert sum(stop - start for start, stop in now) == size
     assert all(stop >= start for start, stop in now)
     assert [stop for _, stop in now] == [start for start, _ in following]
+    whole = order.quotas(0, batch * sum(weights), tuple(weights))
+    assert [stop for _, stop in whole] == [batch * weight for weight in weights]
 
 
 @given(st.integers(1, 300), st.integers(1, 16), st.integers(0, 2**31), st.integers(0, 50))

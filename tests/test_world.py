@@ -342,10 +342,8 @@ def test_the_arms_jacobian_is_mujocos() -> None:
     hand = arm.Arm(world.batch)
     world.batch.forward()
     jacp, jacr = world.batch.jac(world.batch.model.site("hand").bodyid[0], hand.hand)
-    expected = np.concatenate((jacp, jacr), axis=1)[:, :, hand.dofs]
+    expected = np.concatenate((jacp, jacr), axis=1)[:, :, : len(arm.JOINTS)]
     np.testing.assert_allclose(hand.jacobian(), expected, atol=1e-12)
-    velocity = np.einsum("nij,nj->ni", jacp, world.batch.qvel)
-    np.testing.assert_allclose(hand.hand_velocity(), velocity, atol=1e-6)
 
 
 def test_a_world_is_plain_mujoco() -> None:

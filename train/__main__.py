@@ -11,12 +11,10 @@ from typing import Annotated
 import tyro
 
 from ..shards.console import console, run_command
-from ..shards.corpus import Corpus
 from ..shards.errors import ConfigError
 from .config import TrainConfig, check, load_preset, split_weight
 from .launch import end_with_launcher, launch
 from .loss import LossConfig
-from .run import check_run, record_run
 
 
 @dataclass(frozen=True)
@@ -95,16 +93,19 @@ def resolve(arguments: Arguments) -> TrainConfig:
 
 def parse_interval(text: str) -> tuple[float, int]:
     """`12h`, `30m`, `90s` → (seconds, 0); `500u` → (inf, 500)."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hmsu])", text)
-    if not found or float(found[1]) <= 0:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])|(\d+)u", text)
+    if not found or float(found[1] or found[3]) <= 0:
         raise ConfigError(f"--checkpoint-every should look like 12h, 30m or 500u, is {text!r}")
-    if found[2] == "u":
-        return float("inf"), int(float(found[1]))
+    if found[3]:
+        return float("inf"), int(found[3])
     return float(found[1]) * {"h": 3600, "m": 60, "s": 1}[found[2]], 0
 
 
 def command(arguments: Arguments) -> int:
     """Check everything, then train."""
+    from ..shards.corpus import Corpus  # polars and torch: --help does without
+    from .run import check_run, record_run
+
     config = resolve(arguments)
     seconds, updates = parse_interval(arguments.checkpoint_every)
     if arguments.ranks < 1:

@@ -75,7 +75,7 @@ def _first_to_fail() -> bool:
     store = torch.distributed.distributed_c10d._get_default_store()
     try:
         return bool(store.add("palaestra/failed", 1) == 1)
-    except RuntimeError:  # rank 0, which holds the store, has failed and gone
+    except RuntimeError:  # the launcher, which holds the store, has gone
         return False
 
 

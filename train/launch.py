@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,12 +22,14 @@ def launch(ranks: int, argv: Sequence[str]) -> int:
 
     When one rank fails the others are ended: they would wait for it forever.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, not in __all__
+
+    # held here, the ranks' meeting point outlives rank 0, and its port is never given away
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     shared = os.environ | {
-        "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         LAUNCHER: str(os.getpid()),
     }  # fmt: skip

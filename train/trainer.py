@@ -6,9 +6,10 @@ import json
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -114,11 +115,10 @@ class Trainer:
         self, checkpoint_every: Every, validate_every: int, log: _Log | None, advance: Advance
     ) -> None:
         config, saved = self.config, time.monotonic()
-        for update, micro_batches in enumerate(
-            self.reader.batches(self.start, config.updates), self.start
-        ):
+        stream = self.reader.stream(self.start, config.updates)
+        for update in range(self.start, config.updates):
             began = time.monotonic()
-            metrics = self._update(update, micro_batches)
+            metrics = self._update(update, islice(stream, self.reader.accumulation))
             metrics["steps_per_s"] = metrics["steps"] / (time.monotonic() - began)
             done = update + 1
             if validate_every and (done % validate_every == 0 or done == config.updates):
@@ -154,7 +154,7 @@ class Trainer:
         votes = torch.tensor([float(wish)], device=self.engine.device)  # NCCL takes no other
         return bool(self.engine.sum_over_ranks(votes).item() > 0)
 
-    def _update(self, update: int, micro_batches: list[SegmentBatch]) -> dict[str, float]:
+    def _update(self, update: int, micro_batches: Iterable[SegmentBatch]) -> dict[str, float]:
         """One global batch through the network and into the weights; metrics of all ranks."""
         config, engine = self.config, self.engine
         valid = self.reader.valid_steps(update)
@@ -232,10 +232,9 @@ class Trainer:
             return {}
         self.engine.engine.eval()
         tally = _Tally(self.validation.behaviours)
-        for micro_batches in self.validation.batches(0, VALIDATION_BATCHES):
-            for batch in micro_batches:
-                history = torch.ones(len(batch.steps), dtype=torch.bool)
-                tally.add(self._forward(batch, history, None), batch)
+        for batch in self.validation.stream(0, VALIDATION_BATCHES):
+            history = torch.ones(len(batch.steps), dtype=torch.bool)
+            tally.add(self._forward(batch, history, None), batch)
         return {f"validation/{k}": v for k, v in tally.result(self.engine).items()}
 
 
