@@ -295,6 +295,7 @@ def split_by_match(share: float) -> tuple[pl.Expr, pl.Expr]:
     A multiplicative hash of the match decides (Knuth 6.4), so that both players and all segments
     stay together and every machine agrees.
     """
-    bucket = ((pl.col("match").cast(pl.UInt64) + 1) * pl.lit(0x9E3779B97F4A7C15, pl.UInt64)) // (1 << 50)
+    match = pl.col("match").cast(pl.UInt64) + 1
+    bucket = (match * pl.lit(0x9E3779B97F4A7C15, pl.UInt64)) // (1 << 50)
     held = bucket < round(share * (1 << 14))
     return ~held, held
