@@ -391,7 +391,7 @@ def test_bad_corpora_are_refused_and_nothing_is_written(
     manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
     state = make_episode(9).state.copy()
     state[3, 4] = np.nan
-    write_corpus(tmp_path / "nan", [[make_episode(9, n, state=state) for n in range(2)]])
+    write_corpus(tmp_path / "nan", [[make_episode(9, n, state=state) for n in range(40)]])
     write_corpus(tmp_path / "small", [[make_episode(9, 1)]])
     for name, message in {
         "small": "--validation-share 0.1 leaves no validation match",
