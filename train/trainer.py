@@ -94,6 +94,8 @@ class Trainer:
 
     def train(self, checkpoint_every: Every, validate_every: int) -> None:
         """Run to the last update; checkpoint on the way, at the end and when told to stop."""
+        if self.start >= self.config.updates:
+            return  # a finished run, given again
         chief = self.engine.rank == 0
         previous = [signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGUSR1)]
         log = _Log(self.run, self.start) if chief else None
