@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..generate.rollout import Completion, Policy
-from ..generate.world import EVALUATION_BIT, World
+from ..generate.world import World
+from ..shards.schema import EVALUATION_BIT
 
 SEED_STRIDE = 1_000_003  # seeds between one evaluation seed's runs and the next's
 MAXIMUM_RUNS = 1_000_000

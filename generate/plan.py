@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from ..shards.schema import EVALUATION_BIT
 from .recipe import Behaviour, Recipe
 from .registry import task_class
-from .world import EVALUATION_BIT
 
 MATCHES_PER_SHARD = 1_000_000  # match numbers are shard × this + n
 

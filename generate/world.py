@@ -17,7 +17,6 @@ from .raster import Rasterizer
 from .registry import make_task
 from .slots import ACTION_SIZE, SLOTS, make_schema
 
-EVALUATION_BIT = 1 << 63  # seeds with it are never in a corpus
 STREAMS = {"world": 0, "policy": 1}  # independent generators of one episode seed
 _POSITION = mujoco.mjtStage.mjSTAGE_VEL.value
 

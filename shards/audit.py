@@ -15,7 +15,7 @@ from .corpus import Corpus
 from .episode import ARRAYS
 from .errors import CorpusError
 from .report import CELL, Check, Report, judge
-from .schema import SEGMENT_STEPS, Schema
+from .schema import EVALUATION_BIT, SEGMENT_STEPS, Schema
 from .verify import deep_checks, moments_equal
 from .writer import END_OF_TAR
 
@@ -24,7 +24,6 @@ from .writer import END_OF_TAR
 # table repeats up to 73 %; a dead renderer all.
 FROZEN_FRAMES = 0.9
 FROZEN_SEGMENTS = 0.01  # share of such segments that a corpus may hold
-EVALUATION_BIT = 1 << 63  # reserved for evaluation seeds
 LONGEST_HORIZON = 1024  # steps; taken for a task of which no episode is there
 EPISODE = ["match", "player"]
 

@@ -9,6 +9,7 @@ from .errors import CorpusError, SchemaMismatchError, VersionError
 
 FORMAT_VERSION = 1
 SEGMENT_STEPS = 256  # steps of the longest sample
+EVALUATION_BIT = 1 << 63  # seeds with it are for evaluation, never in a corpus
 INSTRUCTION_BYTES = 64  # UTF-8 bytes a model reads; longer instructions are refused
 
 

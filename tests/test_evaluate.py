@@ -36,9 +36,9 @@ from palaestra.generate.plan import episode_seed
 from palaestra.generate.policies import Expert, Random
 from palaestra.generate.registry import task_class
 from palaestra.generate.slots import make_schema
-from palaestra.generate.world import EVALUATION_BIT, Observation, World
+from palaestra.generate.world import Observation, World
 from palaestra.shards.console import run_command
-from palaestra.shards.schema import Schema, Slot
+from palaestra.shards.schema import EVALUATION_BIT, Schema, Slot
 from palaestra.train.checkpoint import MARKER, WEIGHTS, export_metadata, shapes_of, write_weights
 from palaestra.train.config import TrainConfig, load_preset
 from palaestra.train.model import PolicyValueNetwork

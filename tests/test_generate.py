@@ -20,10 +20,10 @@ from palaestra.generate import registry, work
 from palaestra.generate.plan import MATCHES_PER_SHARD, Wave, cells, episode_seed, plan
 from palaestra.generate.recipe import Behaviour, Recipe, load_recipe
 from palaestra.generate.tasks.reach import Reach
-from palaestra.generate.world import EVALUATION_BIT
 from palaestra.shards import storage
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.errors import ConfigError, DifferentCorpusError, PalaestraError
+from palaestra.shards.schema import EVALUATION_BIT
 
 RECIPE = """name = "tiny"
 steps = 6144

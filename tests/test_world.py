@@ -17,8 +17,9 @@ from palaestra.generate.registry import make_task, task_class, task_classes
 from palaestra.generate.rollout import Completion, Policy
 from palaestra.generate.scenes import arm
 from palaestra.generate.slots import ACTION_SIZE, PROPRIOCEPTION, SLOTS
-from palaestra.generate.world import EVALUATION_BIT, Observation, Step, World, generators
+from palaestra.generate.world import Observation, Step, World, generators
 from palaestra.shards.errors import ConfigError, RolloutError, UnknownNameError
+from palaestra.shards.schema import EVALUATION_BIT
 
 IMAGE = 32
 SEEDS = range(100, 120)
