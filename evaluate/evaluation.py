@@ -113,8 +113,10 @@ def choose_pairs(
     if not tasks and not levels and learned is not None:
         pairs = learned.tasks
     else:
-        names = tasks or [n for n, c in task_classes().items() if not c.held_out and c.players == 1]
+        names = tasks or [n for n, c in task_classes().items() if c.players == 1]
         pairs = tuple((task, level) for task in names for level in levels or (1,))
+        if not tasks:
+            pairs = tuple((t, level) for t, level in pairs if level not in task_class(t).held_out)
     for task, level in pairs:
         where = "--tasks" if task in tasks else learned.source if learned else ""
         cls = task_class(task, where)

@@ -73,7 +73,7 @@ def _play_wave(
 ) -> Runs:
     world.reset(seeds)
     policy.reset(world, seeds)
-    shape = (world.nlane, world.horizon)
+    shape, used = (world.nlane, world.horizon), world.task.action_size
     actions = np.zeros((*shape, world.schema.action_size), np.float32)
     rewards = np.full(shape, np.nan, np.float32)
     returns, steps = np.zeros(world.nlane), np.zeros(world.nlane, np.int64)
@@ -84,12 +84,14 @@ def _play_wave(
         # a diverged lane's NaN stays in it, and must not reach the simulator's checks
         with np.errstate(invalid="ignore", over="ignore"):
             observation = world.observe(observation.state, observation.pixels)
-            actions[active, t] = policy.act(observation)[active]
+            actions[active, t, :used] = policy.act(observation)[active, :used]
             step = world.step(actions[:, t])
         rewards[active, t] = step.reward[active]
         returns += np.where(active, step.reward, 0.0)
         steps += active
-        completion.update(np.where(active, step.success, 0).astype(np.uint8), t)
+        completion.update(
+            np.where(active, step.success, 0).astype(np.uint8), step.terminated, t
+        )
         active &= ~(step.terminated | step.truncated)
         on_step(wanted)
     on_step(wanted * (world.horizon - world.time))  # a wave that ended early counts in full

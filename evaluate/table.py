@@ -56,4 +56,4 @@ def percent(estimate: Estimate) -> str:
 def pair_name(pair: Pair) -> str:
     """`reach 1`, with a dagger where training never sees the task."""
     task, level = pair
-    return f"{task} {level}{' ' + HELD_OUT if task_class(task).held_out else ''}"
+    return f"{task} {level}{' ' + HELD_OUT if level in task_class(task).held_out else ''}"

@@ -49,15 +49,19 @@ class Expert:
 
 
 def _draw(world: World, seeds: Sequence[int], kind: str) -> NDArray[np.float32]:
-    """(nlane, horizon, action_size) draws, each simulation's from its own generator."""
-    shape = (world.task.players, world.horizon, world.schema.action_size)
-    draws = np.empty((world.nsim, *shape), np.float32)
+    """(nlane, horizon, ACTION_SIZE) draws, each simulation's from its own generator.
+
+    Actions that the task does not use stay zero.
+    """
+    used = world.task.action_size
+    shape = (world.task.players, world.horizon, used)
+    draws = np.zeros((world.nsim, *shape[:2], world.schema.action_size), np.float32)
     for sim, generator in enumerate(generators(seeds, "policy")):
         if kind == "uniform":
-            draws[sim] = generator.random(shape, np.float32) * 2 - 1
+            draws[sim, ..., :used] = generator.random(shape, np.float32) * 2 - 1
         else:
-            draws[sim] = generator.standard_normal(shape, np.float32)
-    return draws.reshape(world.nlane, *shape[1:])
+            draws[sim, ..., :used] = generator.standard_normal(shape, np.float32)
+    return draws.reshape(world.nlane, world.horizon, -1)
 
 
 def make_policy(name: str, noise: float = 0.0, arguments: dict[str, Any] | None = None) -> Policy:

@@ -15,7 +15,7 @@ and would make the NaN of a diverged simulation undefined behaviour.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -379,15 +379,25 @@ class Rasterizer:
     in MuJoCo's renderer (but not in `mj_ray`): a camera inside a geom looks out of it.
     """
 
-    def __init__(self, batch: mujoco.batch.Batch, camera: str, size: int = 64) -> None:
-        """Raises UnsupportedGeomError or ConfigError, and KeyError for an unknown camera."""
+    def __init__(
+        self, batch: mujoco.batch.Batch, camera: str, size: int = 64,
+        exchanged: Sequence[tuple[str, str]] = (),
+    ) -> None:  # fmt: skip
+        """Geoms paired in `exchanged` are drawn in each other's colours.
+
+        Raises UnsupportedGeomError or ConfigError, and KeyError for an unknown camera or geom.
+        """
         assert batch.models is None, "models given by set_models are not read"
         model = batch.model
         self._batch, self._size = batch, size
         self._camera = model.camera(camera).id
         self._geoms = np.flatnonzero(model.geom_group < FIRST_HIDDEN_GROUP).astype(np.int32)
         self._kinds = model.geom_type[self._geoms].astype(np.int32)
-        self._materials = model.geom_matid[self._geoms]
+        self._dressed = self._geoms.copy()  # whose colour each geom wears
+        for first, second in exchanged:
+            pair = [model.geom(first).id, model.geom(second).id]
+            self._dressed[np.searchsorted(self._geoms, pair)] = pair[::-1]
+        self._materials = model.geom_matid[self._dressed]
         self._grid = (2 * np.arange(size) + 1) / size - 1
         self._scratch = np.empty((1, size, size), np.float32), np.empty((1, size, size), np.int32)
         self._check(model)
@@ -449,7 +459,7 @@ class Rasterizer:
         return cast(NDArray[np.floating[Any]], own[ids])
 
     def _colours(self, ids: Ints) -> NDArray[np.floating[Any]]:
-        rgba = self._values("geom_rgba", ids)[:, self._geoms]
+        rgba = self._values("geom_rgba", ids)[:, self._dressed]
         if (self._materials < 0).all():
             return rgba
         shows = (self._materials >= 0) & (rgba == np.array(UNSET_RGBA)).all(-1)

@@ -40,17 +40,23 @@ class Label:
 
 
 class Completion:
-    """Finds each lane's completion step: the first from which success holds for ten."""
+    """Finds each lane's completion step: the first from which success holds for ten.
+
+    Success at a real ending is for good: a match won counts from the first step of winning.
+    """
 
     def __init__(self, nlane: int) -> None:
         self.held = np.zeros(nlane, np.int64)
         self.step = np.full(nlane, -1)
 
-    def update(self, success: NDArray[np.uint8], time: int) -> None:
-        """Take in success (nlane,) of the step numbered `time`."""
+    def update(
+        self, success: NDArray[np.uint8], terminated: NDArray[np.bool_], time: int
+    ) -> None:
+        """Take in success and termination (nlane,) of the step numbered `time`."""
         self.held = np.where(success > 0, self.held + 1, 0)
-        done = (self.step < 0) & (self.held == COMPLETION_STEPS)
-        self.step[done] = time - COMPLETION_STEPS + 1
+        enough = np.where(terminated, 1, COMPLETION_STEPS)
+        done = (self.step < 0) & (self.held >= enough)
+        self.step[done] = time - self.held[done] + 1
 
 
 class _Buffers:
@@ -81,15 +87,15 @@ def play(
     world.reset(seeds)
     policy.reset(world, seeds)
     buffers, completion = _Buffers(world), Completion(world.nlane)
-    players = world.task.players
+    players, used = world.task.players, world.task.action_size
     while len(world.ids):
         t = world.time % SEGMENT_STEPS
         lanes = (world.ids[:, None] * players + np.arange(players)).ravel()
         observation = world.observe(buffers.state[:, t], buffers.pixels[:, t])
-        buffers.action[:, t] = policy.act(observation)
+        buffers.action[:, t, :used] = policy.act(observation)[:, :used]  # the rest stays zero
         step = world.step(buffers.action[:, t])
         buffers.reward[:, t], buffers.success[:, t] = step.reward, step.success
-        completion.update(step.success, world.time - 1)
+        completion.update(step.success, step.terminated, world.time - 1)
         on_step(len(lanes))
         ended = step.terminated | step.truncated
         leaving = lanes if t == SEGMENT_STEPS - 1 else lanes[ended[lanes]]
@@ -109,7 +115,7 @@ def _episode(
     ended = bool(terminated[lane]) or truncated
     completed = int(completion.step[lane])
     return Episode(
-        task=world.task.name, level=world.task.level, instruction=world.task.instruction,
+        task=world.task.name, level=world.task.level, instruction=world.instruction[lane],
         match=label.first_match + sim, player=player, segment=segment,
         policy=label.policy, opponent=label.opponent, rating=None, opponent_rating=None,
         round=label.round, seed=int(seeds[sim]),

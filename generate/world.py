@@ -16,8 +16,10 @@ from ..shards.errors import RolloutError
 from .raster import Rasterizer
 from .registry import make_task
 from .slots import ACTION_SIZE, SLOTS, make_schema
+from .task import Ints
+from .variation import Variation
 
-STREAMS = {"world": 0, "policy": 1}  # independent generators of one episode seed
+STREAMS = {"world": 0, "policy": 1, "variation": 2}  # independent generators of one episode seed
 _POSITION = mujoco.mjtStage.mjSTAGE_VEL.value
 
 
@@ -30,6 +32,7 @@ class Observation:
     pixels: NDArray[np.uint8] | None
     """(nlane, H, H, 3), or None in a world without pixels"""
     instruction: Sequence[str]
+    """(nlane,)"""
 
 
 class Step(NamedTuple):
@@ -70,33 +73,49 @@ class World:
         self.batch = Batch(model, nsim, nthread, persistent=True)
         self.nsim, self.nlane = nsim, nsim * self.task.players
         self.schema = make_schema(image_size, self.task.reward_range)
+        self._variation = Variation(self.batch, self.task)
         self.task.bind(self.batch)
         self.pixels = pixels
-        self.rasterizer = Rasterizer(self.batch, self.task.camera, image_size) if pixels else None
+        self._rasterizers = [
+            Rasterizer(self.batch, camera, image_size, self.task.rivals if player else ())
+            for player, camera in enumerate(self.task.cameras) if pixels
+        ]  # fmt: skip
         self.time = 0
+        """Control steps since all simulations were reset together."""
+        self.elapsed = np.zeros(nsim, np.int64)
+        """(nsim,) control steps of each simulation's episode."""
         self.ids = np.arange(nsim, dtype=np.int32)
         self.causes = [""] * nsim
+        self._failed = np.zeros(nsim, bool)
         self._diverged_xxh3: dict[int, int] = {}
-        self._instruction = [self.task.instruction] * self.nlane
+        self.instruction = self.task.instructions() * nsim
+        """(nlane,) what each lane's player is told."""
 
     @property
     def horizon(self) -> int:
         """Control steps to the time limit."""
         return self.task.horizon
 
-    def reset(self, seeds: Sequence[int]) -> None:
-        """Begin a wave: simulation i plays the episode of seeds[i]."""
-        if len(seeds) != self.nsim:
-            raise RolloutError(f"{len(seeds)} seeds for {self.nsim} simulations")
-        self.time = 0
-        self.ids = np.arange(self.nsim, dtype=np.int32)
-        self.causes = [""] * self.nsim
-        self._diverged_xxh3 = {}
-        self.batch.warning[:] = 0
+    def reset(self, seeds: Sequence[int], ids: Ints | None = None) -> None:
+        """Begin an episode of seeds[i] in the i-th of the simulations ids, by default in all."""
+        everywhere = np.arange(self.nsim, dtype=np.int32)
+        if ids is None:
+            ids, self.time = everywhere, 0
+        if len(seeds) != len(ids):
+            raise RolloutError(f"{len(seeds)} seeds for {len(ids)} simulations")
+        self.elapsed[ids] = 0
+        self._failed[ids] = False
+        for sim in ids:
+            self.causes[sim] = ""
+            self._diverged_xxh3.pop(int(sim), None)
+        self.ids = everywhere[np.isin(everywhere, self.ids) | np.isin(everywhere, ids)]
+        self.batch.warning[ids] = 0
         # writes before a reset are lost, and state written without one keeps stale warm starts
-        self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
-        self.task.reset(generators(seeds, "world"))
-        self.batch.forward()
+        self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self._variation.reset(ids, generators(seeds, "variation"))
+        self.task.reset(ids, generators(seeds, "world"))
+        self.batch.set_const(ids)  # else bodies would pass through a moved wall
+        self.batch.forward(ids)
 
     def observe(
         self, state: NDArray[np.float32] | None = None, pixels: NDArray[np.uint8] | None = None
@@ -107,12 +126,13 @@ class World:
         state[:] = 0
         places = self.schema.slices()
         self.task.observe({slot.name: state[:, places[slot.name]] for slot in SLOTS})
-        if self.rasterizer is not None:
+        if self.pixels:
             if pixels is None:
                 size = self.schema.image_size
                 pixels = np.zeros((self.nlane, size, size, 3), np.uint8)
-            self.rasterizer.render(pixels, self.ids)
-        return Observation(state, pixels, self._instruction)
+            for player, rasterizer in enumerate(self._rasterizers):
+                rasterizer.render(pixels[player :: self.task.players], self.ids)
+        return Observation(state, pixels if self.pixels else None, self.instruction)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         """Apply actions (nlane, action_size) float32 in [-1, 1] for one control step.
@@ -125,21 +145,20 @@ class World:
             self.batch.step(self.ids, nstep=self.task.substeps, stage=_POSITION)
         except SimulationError as error:
             for sim in error.ids:
-                self.causes[sim] = f"error: {self.batch.error(sim)}"
+                self._fail(int(sim), f"error: {self.batch.error(sim)}")
         self._find_diverged()
         reward, success, terminated = self.task.score()
         self.time += 1
-        failed = np.array([bool(cause) for cause in self.causes])
-        failed = np.repeat(failed, self.task.players)
-        terminated = terminated | failed
-        truncated = ~terminated & (self.time >= self.horizon)
-        ended = terminated.reshape(self.nsim, -1).any(axis=1)
+        self.elapsed[self.ids] += 1
+        players = self.task.players
+        ended = terminated.reshape(self.nsim, players).any(axis=1) | self._failed
         self.ids = self.ids[~ended[self.ids]]
+        failed, terminated = np.repeat(self._failed, players), np.repeat(ended, players)
         return Step(
             np.where(failed, 0.0, reward).astype(np.float32),
             (success & ~failed).astype(np.uint8),
             terminated,
-            truncated,
+            ~terminated & np.repeat(self.elapsed >= self.horizon, players),
         )
 
     def final_state_xxh3(self, sim: int) -> int:
@@ -158,6 +177,10 @@ class World:
         if not np.abs(action).max() <= 1.0:  # also catches NaN
             raise RolloutError(f"{self.task.name}: action outside [-1, 1] or not finite")
 
+    def _fail(self, sim: int, cause: str) -> None:
+        self._failed[sim] = True
+        self.causes[sim] = self.causes[sim] or cause
+
     def _find_diverged(self) -> None:
         ids = self.ids
         warned = self.batch.warning[ids, :, 1] > 0
@@ -167,8 +190,8 @@ class World:
         for sim, kinds in zip(ids[bad], warned[bad], strict=True):
             found = [mujoco.mjtWarning(int(kind)).name for kind in kinds.nonzero()[0]]
             names = " ".join(name.removeprefix("mjWARN_") for name in found) or "not finite"
-            self.causes[sim] = self.causes[sim] or f"diverged: {names}"
             self._diverged_xxh3[int(sim)] = self.final_state_xxh3(sim)
+            self._fail(int(sim), f"diverged: {names}")
         # tasks and policies compute all lanes together: leave them no NaN to trip over
         self.batch.reset(ids[bad])
 

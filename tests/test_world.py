@@ -86,7 +86,7 @@ def record(world: World, seeds: Sequence[int], policy: Policy) -> list[Lane]:
         seen.append(world.observe())
         done.append(policy.act(seen[-1]).copy())
         steps.append(world.step(done[-1]))
-        completion.update(steps[-1].success, world.time - 1)
+        completion.update(steps[-1].success, steps[-1].terminated, world.time - 1)
         length += lanes
         hashes[lanes] = [
             world.final_state_xxh3(lane // world.task.players) for lane in lanes.nonzero()[0]
@@ -318,7 +318,7 @@ def test_observe_fills_given_arrays_whatever_they_held() -> None:
 
 def test_a_world_without_pixels_is_the_same_world() -> None:
     world = World("reach", 1, 2, pixels=False)
-    assert world.rasterizer is None
+    assert world.observe().pixels is None
     for lane, expected in zip(
         record(world, SEEDS[:2], Expert(0.1)), expert_lanes("reach", 1)[:2], strict=True
     ):

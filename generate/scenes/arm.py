@@ -9,12 +9,14 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
-from ..task import Floats
+from ..slots import ACTION_SIZE
+from ..task import Floats, Ints
 
 TIMESTEP = 0.005  # s
 SUBSTEPS = 5  # 40 Hz control
 JOINTS = ("waist", "shoulder", "elbow", "forearm", "wrist", "flange")
 FINGERS = ("left_finger", "right_finger")
+ACTIONS = 7  # six joints and the gripper
 JOINT_SPEED = 0.8  # rad/s at action 1
 FINGER_SPEED = 0.1  # m/s at action 1
 FINGER_TRAVEL = 0.035  # m, each finger
@@ -26,6 +28,8 @@ ARM_COLOUR = (0.82, 0.83, 0.86, 1.0)
 JOINT_COLOUR = (0.95, 0.45, 0.12, 1.0)
 FINGER_COLOUR = (0.16, 0.17, 0.2, 1.0)
 FLOOR_COLOUR = (0.45, 0.5, 0.56, 1.0)
+WALL_COLOUR = (0.75, 0.62, 0.35, 1.0)
+THINGS, WALLS = 1, 2  # collision bits: the arm's links touch walls and nothing else
 
 
 def build() -> mujoco.MjSpec:
@@ -60,13 +64,24 @@ def build() -> mujoco.MjSpec:
     return spec
 
 
+def add_wall(
+    body: mujoco.MjsBody, name: str, size: Sequence[float], pos: Sequence[float] = (0, 0, 0)
+) -> mujoco.MjsGeom:
+    """A box that everything collides with; its body may be a mocap body, to be placed at reset."""
+    return body.add_geom(
+        name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos, rgba=WALL_COLOUR,
+        contype=THINGS | WALLS, conaffinity=THINGS,
+    )  # fmt: skip
+
+
 def _add_arm(spec: mujoco.MjSpec) -> None:
-    """Links as capsules; the arm collides with nothing but its fingers do."""
-    ghost = {"contype": 0, "conaffinity": 0}
+    """Links as capsules, that collide with walls; the fingers collide with everything."""
+    ghost = {"contype": 0, "conaffinity": WALLS}
     capsule, cylinder = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER
     base = spec.worldbody.add_body(name="base")
     base.add_geom(
-        type=cylinder, size=[0.08, 0.06, 0], pos=[0, 0, 0.06], rgba=FINGER_COLOUR, **ghost
+        type=cylinder, size=[0.08, 0.06, 0], pos=[0, 0, 0.06], rgba=FINGER_COLOUR,
+        contype=0, conaffinity=0,
     )
     # name, joint axis, joint range, offset from parent, link end, radius, mass
     links = (
@@ -125,11 +140,14 @@ class Arm:
         """(n, 3) m, the point between the fingertips."""
         return self.site_xpos[:, self.site]
 
-    def reset(self, generators: Sequence[np.random.Generator], spread: float) -> None:
+    def reset(
+        self, ids: Ints, generators: Sequence[np.random.Generator], spread: float
+    ) -> None:
         """Write a pose around HOME, joints uniform within ± spread rad, gripper closed."""
-        draws = np.stack([g.uniform(-spread, spread, len(JOINTS)) for g in generators])
-        self.qpos[:, self.qadr] = np.clip(HOME + draws, self.low, self.high)
-        self.act[:, self.servos] = self.qpos[:, self.qadr]  # servos rest where the joints are
+        for sim, g in zip(ids, generators, strict=True):
+            pose = np.clip(HOME + g.uniform(-spread, spread, len(JOINTS)), self.low, self.high)
+            self.qpos[sim, self.qadr] = pose
+            self.act[sim, self.servos] = pose  # servos rest where the joints are
 
     def apply(self, action: NDArray[np.float32]) -> None:
         """Six joint velocity targets and the gripper's, each in [-1, 1]."""
@@ -148,29 +166,46 @@ class Arm:
 
     def observe(self, slots: dict[str, NDArray[np.float32]]) -> None:
         """Fill the arm's own slots."""
-        slots["joint_position"][:] = self.qpos[:, self.qadr]
+        slots["joint_position"][:, : len(JOINTS)] = self.qpos[:, self.qadr]
         slots["gripper"][:, 0] = self.qpos[:, self.fingers].sum(axis=1)
         slots["hand_position"][:] = self.hand
-        rotation = self.site_xmat[:, self.site].reshape(-1, 3, 3)
-        slots["hand_rotation"][:] = rotation[:, :, :2].reshape(-1, 6)
+        slots["hand_rotation"][:] = columns(self.site_xmat[:, self.site])
 
-    def move(self, velocity: Floats, grip: Floats | float = -1.0) -> NDArray[np.float32]:
-        """Actions that move the hand at `velocity` (n, 3) m/s and keep it pointing down.
+    def move(
+        self, velocity: Floats, grip: Floats | float = -1.0, heading: Floats | float = 0.0
+    ) -> NDArray[np.float32]:
+        """Actions that move the hand at `velocity` (n, 3) m/s, pointing down.
+
+        `grip` (n,) is the gripper's action, -1 to close and 1 to open; `heading` (n,) rad turns
+        the line between the fingers about the vertical, 0 along the world's y.
 
         Damped least squares (Nakamura & Hanafusa 1986): q̇ = Jᵀ(JJᵀ + λ²I)⁻¹ v; a velocity that
         would saturate a joint is slowed as a whole, so that the direction is kept.
         """
         rotation = self.site_xmat[:, self.site].reshape(-1, 3, 3)
+        across = np.zeros((len(velocity), 3))
+        across[:, 0], across[:, 1] = -np.sin(heading), np.cos(heading)
         tilt = np.cross(rotation[:, :, 2], (0.0, 0.0, -1.0))  # turns the tool axis downwards
-        heading = np.cross(rotation[:, :, 1], (0.0, 1.0, 0.0))  # and its fingers sideways
-        twist = np.concatenate((velocity, 4.0 * tilt + 2.0 * heading * (0, 0, 1)), axis=1)
+        turn = np.cross(rotation[:, :, 1], across)  # and its fingers to the heading
+        twist = np.concatenate((velocity, 4.0 * tilt + 2.0 * turn * (0, 0, 1)), axis=1)
         jacobian = self.jacobian()
         square = np.matmul(jacobian, jacobian.swapaxes(1, 2))
         square += DAMPING**2 * np.eye(6)
         speed = np.matmul(jacobian.swapaxes(1, 2), np.linalg.solve(square, twist[..., None]))
         speed = speed[..., 0] / JOINT_SPEED
         speed /= np.maximum(1.0, np.abs(speed).max(axis=1, keepdims=True))
-        action = np.empty((len(velocity), 7), np.float32)
+        action = np.zeros((len(velocity), ACTION_SIZE), np.float32)
         action[:, :6] = speed
         action[:, 6] = grip
         return action
+
+
+def limit_speed(velocity: Floats, most: Floats | float = HAND_SPEED) -> Floats:
+    """The same directions, (n, 3) m/s, no faster than `most`."""
+    speed = np.linalg.norm(velocity, axis=1, keepdims=True)
+    return velocity * (most / np.maximum(speed, most))
+
+
+def columns(matrix: Floats) -> Floats:
+    """First two columns of rotation matrices (n, 9), row by row, (n, 6): a rotation slot."""
+    return matrix.reshape(-1, 3, 3)[:, :, :2].reshape(-1, 6)

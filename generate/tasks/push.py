@@ -10,7 +10,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from ..scenes import arm
-from ..task import Floats, Score, Task
+from ..task import Floats, Ints, Score, Task
 
 TOLERANCE = 0.05  # m
 CUBE = 0.03  # m, half a side
@@ -29,8 +29,11 @@ class Push(Task):
     """Level 1: a near goal, ahead of the cube."""
 
     name = "push"
+    family = "arm"
     levels = 1
     substeps = arm.SUBSTEPS
+    friction_spread = 0.27  # 0.4 to 0.7
+    action_size = arm.ACTIONS
     instruction = "push the red cube onto the green disc"
 
     def build(self) -> mujoco.MjSpec:
@@ -44,7 +47,7 @@ class Push(Task):
         cube.add_freejoint(name="cube")
         cube.add_geom(
             name="cube", type=mujoco.mjtGeom.mjGEOM_BOX, size=[CUBE] * 3, mass=0.15,
-            friction=[0.5, 0.005, 0.0001], rgba=CUBE_COLOUR,
+            friction=[0.55, 0.005, 0.0001], rgba=CUBE_COLOUR,
             priority=1,  # a contact otherwise takes the larger friction: always the floor's 1
         )  # fmt: skip
         return spec
@@ -54,24 +57,19 @@ class Push(Task):
         self.goal = batch.mocap_pos[:, 0]
         joint = batch.model.joint("cube")
         self.body = batch.model.body("cube").id
-        self.geom = batch.model.geom("cube").id
         start = joint.qposadr[0]
         self.pose = batch.qpos[:, start : start + 7]
         self.xmat = batch.bind("xmat")
-        self.friction = batch.expand("geom_friction")
-        self.colour = batch.expand("geom_rgba")
 
-    def reset(self, generators: Sequence[np.random.Generator]) -> None:
-        self.arm.reset(generators, spread=0.15)
-        for sim, g in enumerate(generators):
+    def reset(self, ids: Ints, generators: Sequence[np.random.Generator]) -> None:
+        self.arm.reset(ids, generators, spread=0.15)
+        for sim, g in zip(ids, generators, strict=True):
             place = g.uniform(CUBE_LOW, CUBE_HIGH)
             distance, bearing = g.uniform(DISTANCE_LOW, DISTANCE_HIGH), g.uniform(-BEARING, BEARING)
             yaw = g.uniform(-np.pi / 4, np.pi / 4)
             self.pose[sim] = (*place, CUBE, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
             offset = distance * np.array((np.cos(bearing), np.sin(bearing)))
             self.goal[sim] = (*(place + offset), 0.002)
-            self.friction[sim, self.geom, 0] = g.uniform(0.4, 0.7)
-            self.colour[sim, self.geom, :3] = CUBE_COLOUR[:3] + g.uniform(-0.1, 0.1, 3)
 
     def apply(self, action: NDArray[np.float32]) -> None:
         self.arm.apply(action)
@@ -80,12 +78,10 @@ class Push(Task):
         self.arm.observe(slots)
         cube, goal, hand = self.pose[:, :3], self.goal, self.arm.hand
         slots["object_1_position"][:] = cube
-        slots["object_1_rotation"][:] = self.xmat[:, self.body].reshape(-1, 3, 3)[
-            :, :, :2
-        ].reshape(-1, 6)
+        slots["object_1_rotation"][:] = arm.columns(self.xmat[:, self.body])
         slots["goal_position"][:] = goal
-        slots["hand_to_object_1"][:] = cube - hand
-        slots["hand_to_goal"][:] = goal - hand
+        slots["to_object_1"][:] = cube - hand
+        slots["to_goal"][:] = goal - hand
         slots["object_1_to_goal"][:] = goal - cube
 
     def score(self) -> Score:
@@ -119,6 +115,4 @@ class Push(Task):
         planar = np.where(finished, 0.0, planar)
         velocity: Floats = np.concatenate((planar, GAIN * (height - hand[:, 2:])), axis=1)
         velocity[finished[:, 0], 2] = 0.0
-        speed = np.linalg.norm(velocity, axis=1, keepdims=True)
-        velocity *= arm.HAND_SPEED / np.maximum(speed, arm.HAND_SPEED)
-        return self.arm.move(velocity)
+        return self.arm.move(arm.limit_speed(velocity))

@@ -10,7 +10,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from ..scenes import arm
-from ..task import Score, Task
+from ..task import Ints, Score, Task
 
 TOLERANCE = 0.02  # m
 GOAL_LOW, GOAL_HIGH = (0.32, -0.25, 0.06), (0.55, 0.25, 0.32)  # m
@@ -22,8 +22,10 @@ class Reach(Task):
     """Level 1: a free goal anywhere in the workspace."""
 
     name = "reach"
+    family = "arm"
     levels = 1
     substeps = arm.SUBSTEPS
+    action_size = arm.ACTIONS
     instruction = "move the hand to the green ball"
 
     def build(self) -> mujoco.MjSpec:
@@ -39,9 +41,9 @@ class Reach(Task):
         self.arm = arm.Arm(batch)
         self.goal = batch.mocap_pos[:, 0]
 
-    def reset(self, generators: Sequence[np.random.Generator]) -> None:
-        self.arm.reset(generators, spread=0.3)
-        self.goal[:] = [g.uniform(GOAL_LOW, GOAL_HIGH) for g in generators]
+    def reset(self, ids: Ints, generators: Sequence[np.random.Generator]) -> None:
+        self.arm.reset(ids, generators, spread=0.3)
+        self.goal[ids] = [g.uniform(GOAL_LOW, GOAL_HIGH) for g in generators]
 
     def apply(self, action: NDArray[np.float32]) -> None:
         self.arm.apply(action)
@@ -49,14 +51,11 @@ class Reach(Task):
     def observe(self, slots: dict[str, NDArray[np.float32]]) -> None:
         self.arm.observe(slots)
         slots["goal_position"][:] = self.goal
-        slots["hand_to_goal"][:] = self.goal - self.arm.hand
+        slots["to_goal"][:] = self.goal - self.arm.hand
 
     def score(self) -> Score:
         distance = np.linalg.norm(self.goal - self.arm.hand, axis=1)
         return Score(np.exp(-8.0 * distance), distance < TOLERANCE, np.zeros(len(distance), bool))
 
     def expert(self) -> NDArray[np.float32]:
-        velocity = GAIN * (self.goal - self.arm.hand)
-        speed = np.linalg.norm(velocity, axis=1, keepdims=True)
-        velocity *= arm.HAND_SPEED / np.maximum(speed, arm.HAND_SPEED)
-        return self.arm.move(velocity)
+        return self.arm.move(arm.limit_speed(GAIN * (self.goal - self.arm.hand)))
