@@ -15,7 +15,7 @@ from palaestra.generate import registry
 from palaestra.generate.policies import Expert
 from palaestra.generate.rollout import COMPLETION_STEPS, Completion, Label, play
 from palaestra.generate.slots import ACTION_SIZE
-from palaestra.generate.task import Score
+from palaestra.generate.task import Ints, Score
 from palaestra.generate.tasks.reach import Reach
 from palaestra.generate.world import Observation, World
 from palaestra.shards.episode import Episode
@@ -38,8 +38,8 @@ class Leaving(Reach):
     horizon = 512
     lengths: ClassVar[tuple[int, ...]] = (1, 256, 257, 300, 512, 600)
 
-    def reset(self, generators: Sequence[np.random.Generator]) -> None:
-        super().reset(generators)
+    def reset(self, ids: Ints, generators: Sequence[np.random.Generator]) -> None:
+        super().reset(ids, generators)
         self.time = 0
 
     def apply(self, action: NDArray[np.float32]) -> None:
@@ -57,6 +57,7 @@ class Doubled(Leaving):
 
     name = "doubled"
     players = 2
+    cameras = ("main", "main")
     lengths = (2, 300)
 
     def apply(self, action: NDArray[np.float32]) -> None:
@@ -123,9 +124,9 @@ def completion_reference(success: NDArray[np.uint8]) -> int | None:
     lambda bits: st.just(np.repeat(np.array(bits, np.uint8), 4))
 ))  # fmt: skip
 def test_completion_is_the_first_of_ten_steps_held(success: NDArray[np.uint8]) -> None:
-    completion = Completion(1)
+    completion, never = Completion(1), np.zeros(1, bool)
     for time, value in enumerate(success):
-        completion.update(np.array([value]), time)
+        completion.update(np.array([value]), never, time)
     expected = completion_reference(success)
     assert completion.step[0] == (-1 if expected is None else expected)
 
@@ -135,8 +136,17 @@ def test_nine_steps_of_success_complete_nothing() -> None:
     success = np.zeros((40, 2), np.uint8)
     success[3:12, 0] = success[20:29, 0] = success[25:35, 1] = 1
     for time, value in enumerate(success):
-        completion.update(value, time)
+        completion.update(value, np.zeros(2, bool), time)
     assert completion.step.tolist() == [-1, 25]
+
+
+def test_success_at_a_real_ending_completes_at_once() -> None:
+    completion = Completion(3)
+    success = np.zeros((6, 3), np.uint8)
+    success[5, 0] = success[3:6, 1] = 1
+    for time, value in enumerate(success):
+        completion.update(value, np.array([time == 5, time == 5, time == 5]), time)
+    assert completion.step.tolist() == [5, 3, -1]
 
 
 def test_one_segment_per_episode_of_256_steps() -> None:
