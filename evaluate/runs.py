@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..generate.rollout import Completion, Policy
+from ..generate.rollout import Completion, Policy, act
 from ..generate.world import World
 from ..shards.schema import EVALUATION_BIT
 
@@ -20,7 +20,7 @@ MAXIMUM_RUNS = 1_000_000
 
 @dataclass(frozen=True)
 class Runs:
-    """n runs of one policy on one task and level; every array's first axis is the run."""
+    """n runs (of a match, players) on one task and level; every array's first axis is the run."""
 
     task: str
     level: int
@@ -55,16 +55,18 @@ def play_runs(
 ) -> Runs:  # fmt: skip
     """Play `runs` runs, a world's width at a time; `on_step` is told how many advanced.
 
-    The last wave is padded with further seeds and no lane leaves the batch when it has ended: a
-    learned policy's bits depend on the batch's width.
+    A match gives a row to each of its players, one after the other. The last wave is padded with
+    further seeds and no lane leaves the batch when it has ended: a learned policy's bits depend
+    on the batch's width.
     """
-    assert world.task.players == 1, "a run is one player's"
+    players = world.task.players
     seeds = evaluation_seeds(seed, -(-runs // world.nsim) * world.nsim)
     waves = []
     for start in range(0, runs, world.nsim):
         wanted = min(world.nsim, runs - start)
         wave = seeds[start : start + world.nsim]
-        waves.append(_first(_play_wave(policy, world, wave, wanted, on_step), wanted))
+        played = _play_wave(policy, world, wave, wanted, on_step)
+        waves.append(_first(played, wanted * players))
     return _joined(waves)
 
 
@@ -84,7 +86,7 @@ def _play_wave(
         # a diverged lane's NaN stays in it, and must not reach the simulator's checks
         with np.errstate(invalid="ignore", over="ignore"):
             observation = world.observe(observation.state, observation.pixels)
-            actions[active, t, :used] = policy.act(observation)[active, :used]
+            actions[active, t, :used] = act(policy, observation, world)[active, :used]
             step = world.step(actions[:, t])
         rewards[active, t] = step.reward[active]
         returns += np.where(active, step.reward, 0.0)
@@ -95,10 +97,12 @@ def _play_wave(
         active &= ~(step.terminated | step.truncated)
         on_step(wanted)
     on_step(wanted * (world.horizon - world.time))  # a wave that ended early counts in full
-    failed = np.array([bool(cause) for cause in world.causes])
+    sims = [lane // world.task.players for lane in range(world.nlane)]
+    causes = tuple(world.causes[sim] for sim in sims)
+    failed = np.array([bool(cause) for cause in causes])
     return Runs(
-        world.task.name, world.task.level, world.horizon, tuple(seeds), returns,
-        np.where(failed, -1, completion.step), steps, tuple(world.causes), actions, rewards,
+        world.task.name, world.task.level, world.horizon, tuple(seeds[sim] for sim in sims),
+        returns, np.where(failed, -1, completion.step), steps, causes, actions, rewards,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..shards.errors import ConfigError, PalaestraError, UnknownNameError
 from .rollout import Policy
+from .slots import ACTION_SIZE
 from .world import Observation, World, generators
 
 SCRIPTED = ("expert", "random")
@@ -46,6 +47,30 @@ class Expert:
         if self.noises is not None:
             action += self.noises[:, self.world.time]
         return np.clip(action, -1.0, 1.0)
+
+
+class Match:
+    """Gives each player of a match a policy of its own."""
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        self.policies = tuple(policies)
+
+    def reset(self, world: World, seeds: Sequence[int]) -> None:
+        """Raises ConfigError unless there are as many policies as players."""
+        if len(self.policies) != world.task.players:
+            raise ConfigError(
+                f"{world.task.name} is played by {world.task.players}, "
+                f"and {len(self.policies)} policies were given"
+            )
+        for policy in self.policies:
+            policy.reset(world, seeds)
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        count = len(self.policies)
+        action = np.empty((len(observation.state), ACTION_SIZE), np.float32)
+        for player, policy in enumerate(self.policies):
+            action[player::count] = policy.act(observation)[player::count]
+        return action
 
 
 def _draw(world: World, seeds: Sequence[int], kind: str) -> NDArray[np.float32]:

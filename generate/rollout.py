@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..shards.episode import Episode
+from ..shards.errors import RolloutError
 from ..shards.schema import SEGMENT_STEPS
 from .world import Observation, World
 
@@ -72,6 +73,19 @@ class _Buffers:
         self.success = np.zeros(shape, np.uint8)
 
 
+def act(policy: Policy, observation: Observation, world: World) -> NDArray[np.float32]:
+    """The policy's actions; RolloutError unless there is one for every player."""
+    action = policy.act(observation)
+    expected = (world.nlane, world.schema.action_size)
+    if action.shape != expected:
+        raise RolloutError(
+            f"{world.task.name} has {world.task.players} player(s) in each of {world.nsim} "
+            f"simulations: actions should be {expected}, {type(policy).__name__} gave "
+            f"{action.shape}"
+        )
+    return action
+
+
 def play(
     world: World,
     policy: Policy,
@@ -92,7 +106,7 @@ def play(
         t = world.time % SEGMENT_STEPS
         lanes = (world.ids[:, None] * players + np.arange(players)).ravel()
         observation = world.observe(buffers.state[:, t], buffers.pixels[:, t])
-        buffers.action[:, t, :used] = policy.act(observation)[:, :used]  # the rest stays zero
+        buffers.action[:, t, :used] = act(policy, observation, world)[:, :used]  # the rest: zero
         step = world.step(buffers.action[:, t])
         buffers.reward[:, t], buffers.success[:, t] = step.reward, step.success
         completion.update(step.success, step.terminated, world.time - 1)

@@ -21,6 +21,7 @@ JOINT_SPEED = 0.8  # rad/s at action 1
 FINGER_SPEED = 0.1  # m/s at action 1
 FINGER_TRAVEL = 0.035  # m, each finger
 HOME = (0.0, 0.6255, 1.6286, 0.0, 0.8875, 0.0)  # rad: hand at (0.42, 0, 0.2) m, pointing down
+SHOULDER, UPPER, LOWER, TOOL = 0.32, 0.32, 0.3, 0.19  # m: its height, the links, wrist to hand
 HAND_SPEED = 0.35  # m/s, the fastest the scripts move
 DAMPING = 0.05  # of the least-squares inverse; m/rad
 
@@ -140,19 +141,34 @@ class Arm:
         """(n, 3) m, the point between the fingertips."""
         return self.site_xpos[:, self.site]
 
+    @property
+    def opening(self) -> Floats:
+        """(n,) m, how far the gripper is open: 2 mm less than between its pads."""
+        return self.qpos[:, self.fingers[0]] + self.qpos[:, self.fingers[1]]
+
+    @property
+    def heading(self) -> Floats:
+        """(n,) rad, of the line between the fingers about the vertical, as `move` takes it."""
+        matrix = self.site_xmat[:, self.site]
+        return np.arctan2(-matrix[:, 1], matrix[:, 4])
+
     def reset(
         self, ids: Ints, generators: Sequence[np.random.Generator], spread: float
     ) -> None:
         """Write a pose around HOME, joints uniform within ± spread rad, gripper closed."""
         for sim, g in zip(ids, generators, strict=True):
-            pose = np.clip(HOME + g.uniform(-spread, spread, len(JOINTS)), self.low, self.high)
-            self.qpos[sim, self.qadr] = pose
-            self.act[sim, self.servos] = pose  # servos rest where the joints are
+            self.place(sim, HOME + g.uniform(-spread, spread, len(JOINTS)))
+
+    def place(self, sim: int, pose: Floats) -> None:
+        """Write the joints (6,) rad of one simulation at a reset, within their ranges."""
+        pose = np.clip(pose, self.low, self.high)
+        self.qpos[sim, self.qadr] = pose
+        self.act[sim, self.servos] = pose  # servos rest where the joints are
 
     def apply(self, action: NDArray[np.float32]) -> None:
         """Six joint velocity targets and the gripper's, each in [-1, 1]."""
         self.ctrl[:, self.servos] = action[:, :6] * JOINT_SPEED
-        self.ctrl[:, self.finger_servos] = action[:, 6:] * FINGER_SPEED
+        self.ctrl[:, self.finger_servos] = action[:, 6:7] * FINGER_SPEED
 
     def jacobian(self) -> Floats:
         """(n, 6, 6) translational then rotational Jacobian of the hand by joint.
@@ -200,6 +216,19 @@ class Arm:
         return action
 
 
+def reaching(position: Sequence[float]) -> Floats:
+    """(6,) rad, the joints that bring the hand to a position (3,) m, pointing down.
+
+    It reaches 0.6 m outwards near the floor and 0.58 m at a height of 0.3 m.
+    """
+    x, y, z = position
+    out, up = np.hypot(x, y), z + TOOL - SHOULDER
+    elbow = np.arccos((out**2 + up**2 - UPPER**2 - LOWER**2) / (2 * UPPER * LOWER))
+    lean = np.arctan2(LOWER * np.sin(elbow), UPPER + LOWER * np.cos(elbow))
+    shoulder = np.arctan2(out, up) - lean
+    return np.array((np.arctan2(y, x), shoulder, elbow, 0.0, np.pi - shoulder - elbow, 0.0))
+
+
 def limit_speed(velocity: Floats, most: Floats | float = HAND_SPEED) -> Floats:
     """The same directions, (n, 3) m/s, no faster than `most`."""
     speed = np.linalg.norm(velocity, axis=1, keepdims=True)
@@ -207,5 +236,5 @@ def limit_speed(velocity: Floats, most: Floats | float = HAND_SPEED) -> Floats:
 
 
 def columns(matrix: Floats) -> Floats:
-    """First two columns of rotation matrices (n, 9), row by row, (n, 6): a rotation slot."""
-    return matrix.reshape(-1, 3, 3)[:, :, :2].reshape(-1, 6)
+    """First two columns of rotation matrices (..., 9), row by row, (..., 6): a rotation slot."""
+    return matrix.reshape(-1, 3, 3)[:, :, :2].reshape(*matrix.shape[:-1], 6)
