@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..generate.registry import task_class
-from ..shards.console import console
+from ..shards.console import console, fit
 from .evaluation import Cell, Evaluation, Pair
 from .statistics import Estimate
 
@@ -22,10 +22,7 @@ def print_table(evaluation: Evaluation) -> None:
     pairs = evaluation.settings.tasks
     for start in range(0, len(pairs), PAIRS_ACROSS):
         table = _table(evaluation, pairs[start : start + PAIRS_ACROSS])
-        if not console.is_terminal:  # rich assumes 80 columns there
-            wide = console.options.update(width=10_000)
-            table.width = console.measure(table, options=wide).maximum
-        console.print(table)
+        console.print(fit(table))
 
 
 def _table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..generate.video import GAP as GAP
 from ..generate.video import Clip, film, pace, shown_steps
 from ..generate.world import World
 from .runs import Runs

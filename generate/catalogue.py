@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from ..shards.console import console
+from ..shards.console import console, fit
 from .registry import make_task, task_classes
 from .slots import ACTION_SIZE, SLOTS
 from .task import Task
@@ -43,7 +43,7 @@ def print_tasks() -> None:
                 f"state {row.state}, actions {row.actions}", *row.instructions, sep="\n  ",
             )  # fmt: skip
     else:
-        console.print(_fit(_table(rows)))
+        console.print(fit(_table(rows)))
     console.print(
         f"state, actions: entries in use, of {sum(slot.size for slot in SLOTS)} and {ACTION_SIZE}\n"
         f"{HELD_OUT} held out: never in a training corpus"
@@ -72,14 +72,6 @@ def _table(rows: Sequence[Row]) -> Table:
     for row in rows:
         *short, instructions = vars(row).values()
         table.add_row(*short, "\n".join(instructions))
-    return table
-
-
-def _fit(table: Table) -> Table:
-    """Give the table its full width where no terminal limits it: rich assumes 80 columns."""
-    if not console.is_terminal:
-        wide = console.options.update(width=10_000)
-        table.width = console.measure(table, options=wide).maximum
     return table
 
 

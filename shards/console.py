@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from .errors import PalaestraError
 
@@ -52,6 +53,14 @@ def run_command(
         fail(prog, str(error))  # a full disk, say: the message names the file
         code = error_code
     sys.exit(code)
+
+
+def fit(table: Table) -> Table:
+    """Give the table its full width where no terminal limits it: rich assumes 80 columns."""
+    if not console.is_terminal:
+        wide = console.options.update(width=10_000)
+        table.width = console.measure(table, options=wide).maximum
+    return table
 
 
 def fail(prog: str, message: str) -> None:

@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from .console import console
+from .console import console, fit
 
 CELL = ["task", "level", "policy"]  # the mixture's unit
 MARKS = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]open[/]"}
@@ -70,11 +70,11 @@ def print_report(report: Report) -> None:
         f"{totals['episodes']:,} episodes in {totals['shards']:,} shards, "
         f"{totals['bytes']:,} bytes, {totals['bytes_per_step']:.0f} a step"
     )
-    console.print(_fit(_mixture_table(report.table)))
+    console.print(fit(_mixture_table(report.table)))
     checks = Table("", "check", "finding", box=box.SIMPLE_HEAD)
     for check in report.checks:
         checks.add_row(MARKS[check.passed], check.name, escape(check.finding))
-    console.print(_fit(checks))
+    console.print(fit(checks))
     failed = [check.name for check in report.checks if check.passed is False]
     verdict = f"failed: {', '.join(failed)}" if failed else "no check failed"
     console.print(verdict, style="bold red" if failed else "green")
@@ -93,12 +93,4 @@ def _mixture_table(rows: pl.DataFrame) -> Table:
             f"{row['success_rate']:.1%}", "–" if median is None else f"{median:g}",
             f"{row['saturation']:.1%}",
         )  # fmt: skip
-    return table
-
-
-def _fit(table: Table) -> Table:
-    """Give the table its full width where no terminal limits it: rich assumes 80 columns."""
-    if not console.is_terminal:
-        wide = console.options.update(width=10_000)
-        table.width = console.measure(table, options=wide).maximum
     return table

@@ -409,7 +409,7 @@ class Policy:
     def reset(self, world, seeds):
         self.nlane = world.nlane
     def act(self, observation):
-        return np.full((self.nlane, 7), self.value, np.float32)
+        return np.full((self.nlane, 8), self.value, np.float32)
 """
 
 

@@ -278,3 +278,24 @@ def test_what_cannot_be_drawn_is_refused() -> None:
     build(camera="", group="3")
     with pytest.raises(ConfigError, match="'eye' is orthographic"):
         build(camera='projection="orthographic"', group="3")
+
+
+def test_exchanged_geoms_wear_each_others_colours() -> None:
+    bodies = [
+        f'<body pos="{x} 0 .4"><freejoint/><geom name="{name}" type="sphere" size=".3" '
+        f'rgba="{rgba}"/></body>'
+        for x, name, rgba in ((-0.4, "mine", "1 0 0 1"), (0.4, "yours", "0 0 1 1"))
+    ]
+    swapped = [b.replace("1 0 0 1", "x").replace("0 0 1 1", "1 0 0 1") for b in bodies]
+    swapped = [b.replace('"x"', '"0 0 1 1"') for b in swapped]
+    frames = []
+    for content, pairs in ((bodies, [("mine", "yours")]), (swapped, []), (bodies, [])):
+        batch = make_batch(content, generator(5), nsim=2)
+        raster = Rasterizer(batch, "eye", SIZE, pairs)
+        batch.forward()
+        frames.append(np.zeros((2, SIZE, SIZE, 3), np.uint8))
+        raster.render(frames[-1])
+    np.testing.assert_array_equal(frames[0], frames[1])
+    assert not np.array_equal(frames[0], frames[2])
+    with pytest.raises(KeyError):
+        Rasterizer(batch, "eye", SIZE, [("mine", "nobody")])

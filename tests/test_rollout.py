@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from palaestra.generate import registry
-from palaestra.generate.policies import Expert
+from palaestra.generate.policies import Expert, Match, Random
 from palaestra.generate.rollout import COMPLETION_STEPS, Completion, Label, play
 from palaestra.generate.slots import ACTION_SIZE
 from palaestra.generate.task import Ints, Score
 from palaestra.generate.tasks.reach import Reach
 from palaestra.generate.world import Observation, World
 from palaestra.shards.episode import Episode
+from palaestra.shards.errors import ConfigError, RolloutError
 
 IMAGE = 16
 NSIM = 3
@@ -259,3 +260,36 @@ def test_players_share_their_match() -> None:
         assert (np.sign(episode.reward) == (1, -1)[episode.player]).all()
         assert episode.seed == episode.match + 10
         assert episode.action.shape == (episode.steps, ACTION_SIZE)
+
+
+class OnePlayer:
+    """Gives one action per simulation, whatever the number of players."""
+
+    def reset(self, world: World, seeds: Sequence[int]) -> None:
+        self.nsim = world.nsim
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        return np.zeros((self.nsim, ACTION_SIZE), np.float32)
+
+
+def test_a_policy_for_one_player_is_refused_in_a_match() -> None:
+    world = World("doubled", 1, 3, pixels=False)
+    with pytest.raises(RolloutError, match=r"doubled has 2 player.*OnePlayer gave \(3, 8\)"):
+        next(play(world, OnePlayer(), [1, 2, 3], Label("one")))
+    with pytest.raises(ConfigError, match="doubled is played by 2, and 1 policies were given"):
+        next(play(world, Match([Expert()]), [1, 2, 3], Label("one")))
+
+
+def test_a_match_gives_each_player_its_own_policy() -> None:
+    world = World("doubled", 1, 2, pixels=False)
+    policy = Match([Expert(), Random()])
+    world.reset([1, 2])
+    policy.reset(world, [1, 2])
+    alone = []
+    for single in (Expert(), Random()):
+        single.reset(world, [1, 2])
+        alone.append(single.act(world.observe()))
+    action = policy.act(world.observe())
+    for player in (0, 1):
+        np.testing.assert_array_equal(action[player::2], alone[player][player::2])
+    assert not np.array_equal(alone[0], alone[1])
