@@ -15,10 +15,10 @@ from palaestra.generate.task import Floats
 from palaestra.generate.tasks.runner import Gait, Runner
 from palaestra.generate.world import World
 
-SIZES = {"frequency": 1, "offset": 6, "amplitude": 6, "shift": 6, "level": 6, "drive": 2}
-MEAN = {"frequency": 2.0, "offset": 0.0, "amplitude": 0.4, "shift": 0.0, "level": 0.0, "drive": 0.3}
+SIZES = {"frequency": 1, "offset": 6, "amplitude": 6, "shift": 6, "pitch": 6, "drive": 2}
+MEAN = {"frequency": 2.0, "offset": 0.0, "amplitude": 0.4, "shift": 0.0, "pitch": 0.0, "drive": 0.3}
 SPREAD = {
-    "frequency": 0.4, "offset": 0.2, "amplitude": 0.2, "shift": 1.5, "level": 0.2, "drive": 0.2,
+    "frequency": 0.4, "offset": 0.2, "amplitude": 0.2, "shift": 1.5, "pitch": 0.2, "drive": 0.2,
 }  # fmt: skip
 
 

@@ -197,7 +197,8 @@ class Rover:
         return seen
 
     def reset(
-        self, sim: int, places: Sequence[Sequence[float]], headings: Sequence[float],
+        self, sim: int, places: Sequence[Sequence[float] | Floats] | Floats,
+        headings: Sequence[float] | Floats,
         ground: float = 0.0,
     ) -> None:  # fmt: skip
         """Put one simulation's rovers at rest at (x, y) m, facing so many rad from +x."""
@@ -293,9 +294,7 @@ class Rover:
         return np.moveaxis(gaps.astype(np.float32), 2, 0)[:, :, None]
 
 
-def _nearest(
-    distance: NDArray[np.float32], hit: NDArray[np.bool_], most: float
-) -> Floats:
+def _nearest(distance: NDArray[np.float32], hit: NDArray[np.bool_], most: float) -> Floats:
     """(nlane, RANGES) least of the distances (nlane, RANGES, k) of what is hit."""
     found: Floats = np.where(hit, np.maximum(distance, 0), np.float32(most)).min(axis=2)
     return np.minimum(found, most)

@@ -40,7 +40,6 @@ def build() -> mujoco.MjSpec:
     spec.compiler.degree = False
     spec.option.timestep = TIMESTEP
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    capsule = mujoco.mjtGeom.mjGEOM_CAPSULE
     # only the floor collides with the links: they pass through each other
     spec.worldbody.add_geom(
         name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.1], rgba=FLOOR_COLOUR,
@@ -54,15 +53,21 @@ def build() -> mujoco.MjSpec:
         name="main", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, pos=[0.1, -3.4, 0.75],
         xyaxes=[1, 0, 0, 0, 0.16, 1], fovy=45,
     )  # fmt: skip
-    link = {"type": capsule, "density": DENSITY, "contype": 0, "conaffinity": 1}
-    torso.add_geom(
-        fromto=[-0.5, 0, 0, 0.5, 0, 0], size=[RADIUS, 0, 0], rgba=TORSO_COLOUR, **link
-    )
+    _add_links(spec, torso)
+    return spec
+
+
+def _add_links(spec: mujoco.MjSpec, torso: mujoco.MjsBody) -> None:
+    """Geoms of torso and head; legs with their joints, geoms and position servos."""
+    link = {
+        "type": mujoco.mjtGeom.mjGEOM_CAPSULE, "density": DENSITY, "contype": 0, "conaffinity": 1,
+    }  # fmt: skip
+    torso.add_geom(fromto=[-0.5, 0, 0, 0.5, 0, 0], size=[RADIUS, 0, 0], rgba=TORSO_COLOUR, **link)
     torso.add_geom(
         fromto=[0.5, 0, 0, 0.68, 0, 0.16], size=[1.3 * RADIUS, 0, 0], rgba=HEAD_COLOUR, **link
     )
     for leg, place, colour, links in LEGS:
-        body, offset = torso, (place, 0, 0)
+        body, offset = torso, [place, 0, 0]
         for name, end, stiffness, damping, torque in links:
             joint = f"{leg}_{name}"
             body = body.add_body(name=joint, pos=offset)
@@ -81,5 +86,4 @@ def build() -> mujoco.MjSpec:
                 forcelimited=True, forcerange=[-torque, torque],
             )  # fmt: skip
             servo.set_to_position(kp=stiffness)
-            offset = end
-    return spec
+            offset = list(end)

@@ -41,13 +41,27 @@ class Insert(Task):
     action_size = arm.ACTIONS
     instruction = "put the red peg into the hole"
 
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.clearance = CLEARANCE[level - 1]
+
     def build(self) -> mujoco.MjSpec:
         spec = arm.build()
         camera = spec.camera("main")
         camera.pos, camera.fovy = [0.72, 0.0, 0.58], 42
         camera.alt.xyaxes = [0, 1, 0, -0.87, 0, 0.49]
+        self._add_block(spec)
+        peg = spec.worldbody.add_body(name="peg")
+        peg.add_freejoint(name="peg")
+        peg.add_geom(
+            name="peg", type=mujoco.mjtGeom.mjGEOM_BOX, size=[PEG, PEG, LENGTH], mass=0.1,
+            rgba=PEG_COLOUR, friction=[2.0, 0.01, 0.0005],
+        )  # fmt: skip
+        return spec
+
+    def _add_block(self, spec: mujoco.MjSpec) -> None:
+        """Four boxes round a hole, and its bottom."""
         block = spec.worldbody.add_body(name="block", mocap=True)
-        self.clearance = CLEARANCE[self.level - 1]
         hole = PEG + self.clearance / 2
         side, middle = (BLOCK - hole) / 2, (BLOCK + hole) / 2
         for name, size, place in (
@@ -61,13 +75,6 @@ class Insert(Task):
             type=mujoco.mjtGeom.mjGEOM_BOX, size=[hole, hole, MARK], pos=[0, 0, MARK],
             rgba=MARK_COLOUR, contype=0, conaffinity=0,
         )  # fmt: skip
-        peg = spec.worldbody.add_body(name="peg")
-        peg.add_freejoint(name="peg")
-        peg.add_geom(
-            name="peg", type=mujoco.mjtGeom.mjGEOM_BOX, size=[PEG, PEG, LENGTH], mass=0.1,
-            rgba=PEG_COLOUR, friction=[2.0, 0.01, 0.0005],
-        )  # fmt: skip
-        return spec
 
     def bind(self, batch: Batch) -> None:
         self.arm = arm.Arm(batch)
@@ -96,7 +103,7 @@ class Insert(Task):
         self.arm.apply(action)
 
     def _tip(self) -> Floats:
-        """(n, 3) m, middle of the peg's lower end, up to a turn about its axis."""
+        """(n, 3) m, the middle of the peg's lower end."""
         return self.pose[:, :3] + LENGTH * self.xmat[:, self.peg, 2::3]
 
     def observe(self, slots: dict[str, NDArray[np.float32]]) -> None:

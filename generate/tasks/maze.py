@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 from mujoco.batch import Batch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..scenes import rover
 from ..slots import OBSTACLES
@@ -21,7 +21,7 @@ BURIED = (0.0, 0.0, -1.0)  # m, where walls wait that a maze has no use for
 JITTER = 0.1  # m, of start and goal about the middle of their cells
 FAR = 0.6  # of the longest way to the goal: the shortest that an episode begins with
 RANGE = 3.0  # m, the farthest that the range finder sees
-CAMERA_HEIGHT, MARGIN = 6.0, 0.3  # m
+CAMERA_HEIGHT, CAMERA_BACK, MARGIN = 6.0, 0.8, 0.45  # m
 CENTRING = 4.0  # 1/m, how much more the script heads for the middle than along the passage
 GOAL_COLOUR = (0.15, 0.95, 0.3, 1.0)
 
@@ -61,7 +61,7 @@ class Maze(Task):
             contype=0, conaffinity=0,
         )  # fmt: skip
         fovy = 2 * np.degrees(np.arctan((self.half + MARGIN) / CAMERA_HEIGHT))
-        rover.add_cameras(spec, CAMERA_HEIGHT, 0.0, fovy)
+        rover.add_cameras(spec, CAMERA_HEIGHT, CAMERA_BACK, fovy)
         return spec
 
     def bind(self, batch: Batch) -> None:
@@ -94,9 +94,9 @@ class Maze(Task):
             if start is None:
                 start = g.choice(np.argwhere(distance >= FAR * distance.max()))
             self._write_walls(sim, walls)
-            place = self._middle(np.array(goal)) + g.uniform(-JITTER, JITTER, 2)
+            place = self._middle(goal) + g.uniform(-JITTER, JITTER, 2)
             self.goal[sim] = (*place, 0.005)
-            place = self._middle(np.array(start)) + g.uniform(-JITTER, JITTER, 2)
+            place = self._middle(start) + g.uniform(-JITTER, JITTER, 2)
             self.rover.reset(sim, [place], [g.uniform(-np.pi, np.pi)])
 
     def apply(self, action: NDArray[np.float32]) -> None:
@@ -129,9 +129,7 @@ class Maze(Task):
         way, middle, left = self._here(position)
         offset = middle - position
         aside = offset - (offset * way).sum(axis=1, keepdims=True) * way
-        target = np.where(
-            left[:, None] < 0.5, self.goal[:, :2], position + way + CENTRING * aside
-        )
+        target = np.where(left[:, None] < 0.5, self.goal[:, :2], position + way + CENTRING * aside)
         return self.rover.drive_to(target)
 
     def _here(self, position: Floats) -> tuple[Floats, Floats, Floats]:
@@ -140,8 +138,8 @@ class Maze(Task):
         x, y = cell.astype(int).T
         return self.flow[self.sims, x, y], self._middle(cell), self.left[self.sims, x, y]
 
-    def _middle(self, cell: NDArray[np.number]) -> Floats:
-        middle: Floats = (cell + 0.5) * CELL - self.half
+    def _middle(self, cell: ArrayLike) -> Floats:
+        middle: Floats = (np.asarray(cell, np.float64) + 0.5) * CELL - self.half
         return middle
 
     def _write_ways(self, sim: np.int32, came: dict[Cell, Cell]) -> Floats:
@@ -232,7 +230,7 @@ def ways_to(goal: Cell, n: int, walls: set[Wall]) -> dict[Cell, Cell]:
     return came
 
 
-def merged(walls: set[Wall]) -> list[Wall | tuple[Wall, Wall]]:
+def merged(walls: set[Wall]) -> list[tuple[Wall, Wall]]:
     """First and last wall of each straight run."""
     runs = []
     for wall in sorted(walls):

@@ -58,12 +58,13 @@ class PickPlace(Task):
 
     def bind(self, batch: Batch) -> None:
         self.arm = arm.Arm(batch)
-        # mocap bodies stand at the middle of their tops
-        self.top = batch.mocap_pos[:, 0]
-        self.wall = batch.mocap_pos[:, 1] if self.level == 3 else None
-        joint = batch.model.joint("cube")
-        self.body = batch.model.body("cube").id
-        self.pose = batch.qpos[:, joint.qposadr[0] :][:, :7]
+        model = batch.model
+        # pillar and wall are placed by the middle of their tops
+        self.top = batch.mocap_pos[:, model.body("pillar").mocapid[0]]
+        walled = self.level == 3
+        self.wall = batch.mocap_pos[:, model.body("wall").mocapid[0]] if walled else None
+        self.body, start = model.body("cube").id, model.joint("cube").qposadr[0]
+        self.pose = batch.qpos[:, start : start + 7]
         self.xmat = batch.bind("xmat")
 
     def reset(self, ids: Ints, generators: Sequence[np.random.Generator]) -> None:
@@ -112,9 +113,7 @@ class PickPlace(Task):
         cube_to_goal = np.linalg.norm(self.goal - cube, axis=1)
         hand_to_cube = np.linalg.norm(cube - self.arm.hand, axis=1)
         lift = np.clip((cube[:, 2] - grasp.HALF) / LOW, 0.0, 1.0)
-        reward = (
-            0.2 * np.exp(-8.0 * hand_to_cube) + 0.2 * lift + 0.6 * np.exp(-6.0 * cube_to_goal)
-        )
+        reward = 0.2 * np.exp(-8.0 * hand_to_cube) + 0.2 * lift + 0.6 * np.exp(-6.0 * cube_to_goal)
         return Score(reward, cube_to_goal < TOLERANCE, np.zeros(len(reward), bool))
 
     def expert(self) -> NDArray[np.float32]:

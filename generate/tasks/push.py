@@ -38,7 +38,7 @@ CORNER = (0.02, 0.07)  # m across and along, from the wall's end to where the wa
 
 
 class Push(Task):
-    """Level 1: a near goal, ahead of the cube. Level 2: a far one, in any direction. Level 3: a
+    """Level 1: a near goal, ahead of the cube. Level 2: a far one, to either side. Level 3: a
     wall between them, and the way round it has two legs.
     """
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..scenes import arena, rover
 from ..slots import RANGES
-from ..task import Floats, Ints, Score, Task
+from ..task import Ints, Score, Task
 
 RADIUS_LOW, RADIUS_HIGH = 0.75, 1.05  # m, of the ring
 START = 0.55  # of the radius, from the middle
@@ -79,7 +79,7 @@ class Sumo(Task):
             radius = g.uniform(RADIUS_LOW, RADIUS_HIGH)
             self.size[sim, self.ring, 0] = radius, radius - arena.RIM
             self.radius[2 * sim : 2 * sim + 2] = radius
-            bearing = (np.pi, 0.0) + g.uniform(-SPREAD, SPREAD, 2)
+            bearing = np.array((np.pi, 0.0)) + g.uniform(-SPREAD, SPREAD, 2)
             places = START * radius * np.stack((np.cos(bearing), np.sin(bearing)), axis=1)
             headings = bearing + np.pi + g.uniform(-HEADING, HEADING, 2)
             self.rovers.reset(sim, places, headings, arena.RING_HEIGHT)
@@ -140,4 +140,4 @@ class Sumo(Task):
         soon = position + REACTION * velocity
         leaving = np.sqrt((soon**2).sum(axis=1)) > self.radius - MARGIN
         target = np.where((far & leaving)[:, None], 0.0, position + gap)
-        return self.rovers.drive_to(target, stop=False, reverse=False)
+        return self.rovers.drive_to(target, stop=False)

@@ -147,4 +147,4 @@ class Swingup(Task):
         pull = mass * POLE / 2 * (turn * cosine - spin**2 * sine)
         action = np.zeros((len(x), ACTION_SIZE), np.float32)
         action[:, 0] = ((CART_MASS + mass) * wish + pull) / force
-        return action
+        return np.clip(action, -1.0, 1.0)

@@ -20,14 +20,15 @@ HELD = 10  # control steps: an evader that is free in the last ten has won
 TENSION = 0.1  # the most that the evader gains and the pursuer loses in a step
 RANGE = 3.0  # m, the farthest that the range finder sees
 PILLARS = {1: 0, 2: len(OBSTACLES), 3: len(OBSTACLES)}
-RADIUS_LOW, RADIUS_HIGH, HEIGHT = 0.2, 0.3, 0.12  # m, of pillars; the latter half
-APART, JITTER, ASIDE = 1.2, 0.1, 0.6  # m, places across and along: 0.4 m remain between two
+RADIUS_LOW, RADIUS_HIGH, HEIGHT = 0.2, 0.28, 0.12  # m, of pillars; the latter half
+APART, JITTER, ASIDE = 1.3, 0.05, 0.6  # m, their places across and along; 0.6 m remain between
 PILLAR_COLOUR = (0.95, 0.8, 0.15, 1.0)
 CAMERA_HEIGHT, CAMERA_BACK, MARGIN = 6.0, 1.5, 0.45  # m
 
 # the scripts
 LEAD = 0.8  # s, the farthest ahead that the pursuer aims
-ROUND = 0.22  # m, kept from a pillar's side
+ROUND = 0.28  # m, kept from a pillar's side
+PUSH = 4.0  # how strongly it drives out of that
 EDGE = 0.3  # m, and from the walls
 BEARINGS = np.arange(16) * (2 * np.pi / 16)  # rad: the ways out that the evader considers
 TICK, TICKS = 0.14, 14  # s, how finely and how long it plays each out
@@ -36,8 +37,8 @@ RESPONSE = 0.45  # of the difference to the wanted velocity is gone after a tick
 
 
 class Tag(Task):
-    """Level 1: an open field, where a good pursuer catches whom it chases. Level 2: three pillars,
-    round which a good evader gets away half of the time. Level 3: and the evader is faster."""
+    """Level 1: an open field, where a good pursuer always wins. Level 2: three pillars, round
+    which a good evader now and then gets away. Level 3: and an evader that is faster."""
 
     name = "tag"
     family = "match"
@@ -147,6 +148,9 @@ class Tag(Task):
             keep = self.radius[:, k, None] + ROUND
             blocked = (along > 0) & (along < length) & (off < keep)
             target = np.where(blocked, pillar + aside * (keep / np.maximum(off, 1e-6)), target)
+            away = here - pillar  # touching it, a rover cannot turn
+            near = 1 - np.linalg.norm(away, axis=1, keepdims=True) / keep
+            target = target + PUSH * np.maximum(near, 0) * away
         return target
 
     def _flee(self, place: Floats, velocity: Floats, forward: Floats) -> Floats:
@@ -157,8 +161,8 @@ class Tag(Task):
         pursuit, flight = rover.TOP_SPEED * TICK * np.array(SPEEDS[self.level], np.float32)
         ways = np.stack((np.cos(BEARINGS), np.sin(BEARINGS)))[:, None].astype(np.float32)
         # (2, n, 2, ways): x and y, then the players
-        points = np.repeat(place.transpose(2, 0, 1)[..., None], len(BEARINGS), axis=3)
-        points = points.astype(np.float32)
+        start = place.transpose(2, 0, 1)[..., None].astype(np.float32)
+        points: NDArray[np.float32] = np.repeat(start, len(BEARINGS), axis=3)
         pace = (TICK * velocity[:, 1].T[..., None]).astype(np.float32)
         nearest = np.float32(np.inf)
         for tick in range(TICKS):
@@ -176,7 +180,7 @@ class Tag(Task):
         onwards = (ways * velocity[:, 1].T[..., None]).sum(axis=0)
         value = nearest + 0.5 * distance + 0.1 * turn + 0.05 * onwards
         best = value.argmax(axis=1)
-        return aims[:, np.arange(len(best)), best].T
+        return aims[:, np.arange(len(best)), best].T.astype(np.float64)
 
     def _slide(self, points: NDArray[np.float32]) -> None:
         """Move points (2, n, …, …) out of the pillars and off the walls, in place."""
