@@ -32,7 +32,7 @@ demo: $(INSTALLED)
 		--runs 100 --output $(RUN)
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist loadgroup -m "not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow

@@ -98,4 +98,7 @@ class Task(ABC):
 
     @abstractmethod
     def expert(self) -> NDArray[np.float32]:
-        """A scripted solution: actions (nlane, ACTION_SIZE) as a function of the state."""
+        """A scripted solution: actions (nlane, ACTION_SIZE) as a function of the state.
+
+        The caller clips them to [-1, 1].
+        """
