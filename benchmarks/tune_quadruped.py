@@ -1,10 +1,13 @@
-"""Search the quadruped's gait; what it prints last is what the task commits.
+"""Search for a better gait of the quadruped, from the one that the task has.
 
 The cross-entropy method (Rubinstein 1999) over `Gait`: every simulation walks with a gait drawn
 from a Gaussian, all gaits through the same episodes; the best fit the next Gaussian. A gait's score
 is the share of episodes it completes, and a little for haste.
 
-Run: python benchmarks/tune_quadruped.py --levels 2 3
+The task's gait is the mean after 13 generations of 40 gaits on level 3, with gaps of 8 to 12 cm,
+from an earlier gait tuned on flat ground; rounded.
+
+Run: python benchmarks/tune_quadruped.py --levels 3 --gaits 40
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ KEPT = 0.5  # of the old mean and deviation
 HASTE = 0.2  # points lost by completing only at the horizon
 
 
-def play(world: World, gaits: NDArray[np.float64], seeds: list[int], noise: float) -> NDArray[np.float64]:
+def play(
+    world: World, gaits: NDArray[np.float64], seeds: list[int], noise: float
+) -> NDArray[np.float64]:
     """Mean score (n,) of gaits (n, parameters), each over all seeds."""
     assert isinstance(world.task, Quadruped)
     world.task.gait = Gait(*np.repeat(gaits, len(seeds), axis=0).T[..., None])
@@ -53,7 +58,7 @@ def play(world: World, gaits: NDArray[np.float64], seeds: list[int], noise: floa
 
 
 def main(
-    levels: tuple[int, ...] = (2, 3), generations: int = 25, gaits: int = 32, episodes: int = 5,
+    levels: tuple[int, ...] = (3,), generations: int = 25, gaits: int = 32, episodes: int = 5,
     noise: float = 0.3, seed: int = 0,
 ) -> None:  # fmt: skip
     """Print each generation's mean gait and its score, which is of a few episodes only."""

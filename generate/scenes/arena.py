@@ -6,8 +6,9 @@ import mujoco
 import numpy as np
 
 from ..task import Floats
-from .rover import BLUE, GROUND, RED, THINGS, add_wall
+from .rover import BLUE, GROUND, NAMES, RED, THINGS, add_rover, add_wall
 
+GRIP = 0.7  # friction of the wheels: they slip before the motors stall, so no shove is a stalemate
 RING_HEIGHT = 0.12  # m
 RIM = 0.07  # m, width of the ring's white edge
 RING = ("ring", "mat")  # the ring's geoms: all of it, and what its rim leaves of the top
@@ -21,6 +22,17 @@ BALL_COLOUR = (1.0, 0.85, 0.1, 1.0)
 TURF_COLOUR = (0.3, 0.55, 0.3, 1.0)
 POSTS = tuple(f"post_{end}_{side}" for end in ("far", "near") for side in ("left", "right"))
 GOAL_RIVALS = (("blue_goal", "red_goal"), ("blue_net", "red_net"))
+
+
+def add_players(spec: mujoco.MjSpec) -> tuple[mujoco.MjsBody, ...]:
+    """The two rovers, on wheels that slip; their bodies."""
+    bodies = tuple(
+        add_rover(spec, name, colour) for name, colour in zip(NAMES, (BLUE, RED), strict=True)
+    )
+    for name in NAMES:
+        for wheel in (f"{name}_left", f"{name}_right"):
+            spec.geom(wheel).friction[0] = GRIP
+    return bodies
 
 
 def add_ring(spec: mujoco.MjSpec, radius: float) -> None:

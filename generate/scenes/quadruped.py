@@ -10,7 +10,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from ..slots import ACTION_SIZE
-from ..task import Floats, Ints
+from ..task import Floats
 
 TIMESTEP = 0.004  # s
 SUBSTEPS = 6  # 41.7 Hz control
@@ -25,8 +25,10 @@ HEIGHT = 0.24  # m from foot to hip when standing
 STAND = (np.arccos(HEIGHT / 2 / LINK), -2 * np.arccos(HEIGHT / 2 / LINK))  # rad, hip and knee
 REACH = (0.7, 0.8)  # rad from STAND at action 1
 SHORTEST, LONGEST = 0.14, 0.315  # m from foot to hip
+# soft and damped, 0.1 s to follow: gaits tuned under action noise of 0.4 completed 99 % of their
+# tuning episodes on flat ground, and 36 % with 60 and 2 (last four generations, all gaits drawn)
 STIFFNESS, DAMPING, TORQUE = 40.0, 4.0, 25.0  # N m/rad, N m s/rad, N m
-START_JOINTS = 0.05  # rad, spread at reset
+START_SPREAD = 0.05  # rad, of the joints at reset
 
 BODY_COLOUR, HEAD_COLOUR = (0.2, 0.35, 0.9, 1.0), (0.98, 0.9, 0.25, 1.0)
 THIGH_COLOUR, SHANK_COLOUR = (0.93, 0.93, 0.95, 1.0), (0.98, 0.45, 0.1, 1.0)
@@ -109,18 +111,17 @@ class Quadruped:
         """World vectors (n, 3) in the torso's frame."""
         return (self.rotation * vector[:, :, None]).sum(axis=1)
 
-    def place(self, sim: int, g: np.random.Generator, x: float, y: float, yaw: float) -> None:
-        """Let a simulation's robot stand at a place, its joints slightly off."""
-        self.qpos[sim, :7] = x, y, HEIGHT + FOOT, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
-        self.qpos[sim, self.joints] = self.stand + g.uniform(
-            -START_JOINTS, START_JOINTS, len(JOINTS)
-        )
+    def reset(self, sim: int, g: np.random.Generator, yaw: float) -> None:
+        """Let a simulation's robot stand at the origin, its joints slightly off."""
+        self.qpos[sim, :7] = 0, 0, HEIGHT + FOOT, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+        spread = g.uniform(-START_SPREAD, START_SPREAD, len(JOINTS))
+        self.qpos[sim, self.joints] = self.stand + spread
 
     def apply(self, action: NDArray[np.float32]) -> None:
         self.ctrl[:, self.servos] = self.stand + self.reach * action
 
-    def observe(self, slots: dict[str, NDArray[np.float32]], frequency: float | Floats) -> None:
-        """Fill the robot's own slots and the phase of a gait, in Hz."""
+    def observe(self, slots: dict[str, NDArray[np.float32]]) -> None:
+        """Fill the robot's own slots."""
         rotation = self.rotation
         slots["joint_position"][:] = self.qpos[:, self.joints]
         slots["joint_velocity"][:] = self.qvel[:, self.speeds]
@@ -128,11 +129,9 @@ class Quadruped:
         slots["body_rotation"][:] = rotation[:, :, :2].reshape(-1, 6)
         slots["body_velocity"][:] = self.inward(self.qvel[:, :3])
         slots["body_spin"][:] = self.qvel[:, 3:6]  # a free joint's spin is in its own frame
-        turn = self.phase(frequency)
-        slots["phase"][:, :1], slots["phase"][:, 1:] = np.sin(turn), np.cos(turn)
 
     def phase(self, frequency: float | Floats) -> Floats:
-        """(n, 1) rad, of a gait that began with the episode."""
+        """(n, 1) rad, of a gait of so many Hz that began with the episode."""
         return 2 * np.pi * frequency * self.clock.reshape(-1, 1)
 
     def step_to(self, forward: Floats, length: Floats) -> NDArray[np.float32]:

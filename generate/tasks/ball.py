@@ -14,15 +14,15 @@ from ..task import Floats, Ints, Score, Task
 
 GOAL_LOW, GOAL_HIGH = 0.28, 0.4  # m, half of the goals' width
 BALL_SPREAD = 0.15  # m, of the ball about the middle
-START_LOW, START_HIGH = (0.75, -0.35), (1.0, 0.35)  # m, of a rover: towards its own goal, aside
+START_LOW, START_HIGH = (0.9, -0.3), (1.05, 0.3)  # m, of a rover: towards its own goal, aside
 HEADING = 1.0  # rad, about straight ahead
 ROLLING = 0.003  # m, of rolling friction: 0.2 m/s² of braking
 ROLLING_LOW, ROLLING_HIGH = 0.001, 0.015  # m, from level 2
 MASS_LOW, MASS_HIGH = 0.6, 3.0  # times the ball's own, from level 2
 WALLS = ("wall_near", "wall_far")  # as the first player sees them: each is the other turned
-WALL_LOW, WALL_HIGH = (0.33, -0.35, 0.1), (0.45, 0.35, 0.2)  # m: ahead, aside, half as long
-WALL_THICK = 0.05  # m, half
-GRIP = 0.7  # friction of the wheels: they slip before the motors stall, so that no shove lasts
+WALL_LOW, WALL_HIGH = (0.3, 0.3, 0.1), (0.45, 0.45, 0.2)  # m: ahead, aside, half as long
+WALL_THICK, WALL_HEIGHT = 0.06, 0.09  # m, half
+WALL_COLOUR = (0.95, 0.95, 1.0, 1.0)
 SHAPING = 0.01  # reward per step, of the ball at the goal
 NEARNESS = 0.002  # and per metre nearer to it than the rival
 LEAD = 0.15  # s, that the script looks ahead
@@ -30,6 +30,9 @@ BEHIND = 0.36  # m from the ball's middle to where a push starts
 AISLE = 0.14  # m to either side of the line of a push
 ROOM = 0.24  # m from the walls to the middle of a rover that turns there
 SIGHT = 0.8  # m, within which it turns past what stands in the way
+RIVAL_SIZE = 0.17  # m, half
+SLOW, STALL, RETREAT = 0.05, 20, 15  # m/s, steps: after so long at rest the script backs off
+BACK = (-0.8, 0.25)  # its actions then
 CORNERED = 0.12  # m between ball and wall
 
 
@@ -51,21 +54,22 @@ class Ball(Task):
 
     def build(self) -> mujoco.MjSpec:
         spec = rover.build()
+        spec.nuserdata = self.players
         arena.add_pitch(spec)
-        for name, colour in zip(rover.NAMES, (rover.BLUE, rover.RED), strict=True):
-            rover.add_rover(spec, name, colour)
-            for side in ("left", "right"):
-                spec.geom(f"{name}_{side}").friction[0] = GRIP
+        arena.add_players(spec)
         arena.add_ball(spec, ROLLING)
         if self.level > 2:
-            for wall in WALLS:
-                rover.add_wall(spec, wall, (WALL_THICK, WALL_HIGH[2], arena.HEIGHT), (0, 0, 0))
+            for name in WALLS:
+                size = WALL_HIGH[2], WALL_THICK, WALL_HEIGHT
+                wall = rover.add_wall(spec, name, size, (0, 0, 0))
+                wall.rgba = WALL_COLOUR
         rover.add_cameras(spec, 3.0, 1.3, 52, rover.CAMERAS)
         return spec
 
     def bind(self, batch: Batch) -> None:
         model = batch.model
         self.rovers = rover.Rover(batch, rover.NAMES)
+        self.stall = batch.bind("userdata")
         joint = model.joint("ball")
         self.ball = batch.qpos[:, joint.qposadr[0] :][:, :3]
         self.ball_velocity = batch.qvel[:, joint.dofadr[0] :][:, :2]
@@ -91,8 +95,9 @@ class Ball(Task):
                 self._change_ball(sim, g)
             if self.level > 2:
                 x, y, half = g.uniform(WALL_LOW, WALL_HIGH)
-                self.pos[sim, self.walls] = (-x, -y, arena.HEIGHT), (x, y, arena.HEIGHT)
-                self.size[sim, self.walls, 1] = half
+                y *= g.choice((-1, 1))
+                self.pos[sim, self.walls] = (-x, -y, WALL_HEIGHT), (x, y, WALL_HEIGHT)
+                self.size[sim, self.walls, 0] = half
 
     def _change_ball(self, sim: int, g: np.random.Generator) -> None:
         weight = np.exp(g.uniform(np.log(MASS_LOW), np.log(MASS_HIGH)))
@@ -127,7 +132,16 @@ class Ball(Task):
         shaping = SHAPING * np.clip(ahead / arena.LENGTH, -1, 1) + NEARNESS * nearer
         won, lost = ahead > arena.LENGTH, ahead < -arena.LENGTH
         ended = won | lost
+        self._watch_stalls(ended)
         return Score(np.where(ended, won.astype(float) - lost, shaping), won, ended)
+
+    def _watch_stalls(self, ended: NDArray[np.bool_]) -> None:
+        """Count steps at rest, for the script; at STALL they turn to those left of a retreat."""
+        stall = self.stall.reshape(-1)
+        slow = (self.rovers.velocity[:, :2] ** 2).sum(axis=1) < SLOW**2
+        counted = np.where(stall < 0, stall + 1, np.maximum(stall + np.where(slow, 1, -1), 0))
+        counted = np.where(counted < STALL, counted, -RETREAT)
+        self.stall[:] = np.where(ended, stall, counted).reshape(self.stall.shape)
 
     def expert(self) -> NDArray[np.float32]:
         """Get behind the ball, which is also before the own goal, and drive through it.
@@ -140,8 +154,8 @@ class Ball(Task):
         ball = np.repeat(self.ball[:, :2] + LEAD * self.ball_velocity, 2, axis=0) * side
         walls, halves = self._walls()
         things = np.concatenate((rival[:, None], walls), axis=1)
-        sizes = np.concatenate((np.full((len(rival), 1), 0.2), halves), axis=1)
-        way = swerve(ball, self._way(ball), things, sizes + arena.BALL_RADIUS)
+        sizes = np.concatenate((np.full((len(rival), 1, 2), RIVAL_SIZE), halves), axis=1)
+        way = swerve(ball, self._way(ball), things, sizes, arena.BALL_RADIUS + 0.04)
         relative = position - ball
         along = (relative * way).sum(axis=1)
         left = turned(way)
@@ -154,12 +168,14 @@ class Ball(Task):
         target = np.where((along > -0.15)[:, None], around, start)
         target = np.where(pushing[:, None], through, arena.inside(target, ROOM))
         if self.walls:
-            target = position + swerve(position, target - position, walls, halves + ROOM)
-        return self.rovers.drive_to(target * side, stop=False)
+            target = position + swerve(position, target - position, walls, halves, ROOM - 0.05)
+        action = self.rovers.drive_to(target * side, stop=False)
+        action[self.stall.reshape(-1) < 0, :2] = BACK
+        return action
 
     def _walls(self) -> tuple[Floats, Floats]:
-        """Middles (nlane, k, 2) and half lengths (nlane, k) m of the walls on the pitch."""
-        halves = np.repeat(self.size[:, self.walls, 1], 2, axis=0)
+        """Middles and half sides (nlane, k, 2) m of the walls on the pitch."""
+        halves = np.repeat(self.size[:, self.walls, :2], 2, axis=0)
         return np.repeat(self.pos[:, self.walls, :2], 2, axis=0), halves
 
     def _way(self, ball: Floats) -> Floats:
@@ -179,10 +195,10 @@ def turned(vectors: Floats) -> Floats:
     return np.stack((-vectors[..., 1], vectors[..., 0]), axis=-1)
 
 
-def swerve(origin: Floats, way: Floats, things: Floats, radii: Floats) -> Floats:
-    """Ways (n, 2) from origins (n, 2), turned past the first of k discs that stand in the way.
+def swerve(origin: Floats, way: Floats, things: Floats, halves: Floats, room: float) -> Floats:
+    """Ways (n, 2) from origins (n, 2), turned past the first of k boxes that stand in them.
 
-    The discs' middles are (n, k, 2) m, their radii (n, k) m.
+    The boxes' middles and half sides are (n, k, 2) m; they are passed at `room` m.
     """
     length = np.sqrt((way**2).sum(axis=1, keepdims=True))
     ahead = way / np.maximum(length, 1e-6)
@@ -190,9 +206,12 @@ def swerve(origin: Floats, way: Floats, things: Floats, radii: Floats) -> Floats
     gap = things - origin[:, None]
     along = (gap * ahead[:, None]).sum(axis=2)
     aside = (gap * left[:, None]).sum(axis=2)
-    blocks = (along > 0) & (along < SIGHT) & (np.abs(aside) < radii)
+    reach = (halves * np.abs(left)[:, None]).sum(axis=2) + room
+    blocks = (along > 0) & (along < SIGHT) & (np.abs(aside) < reach)
     first = np.where(blocks, along, SIGHT).argmin(axis=1)[:, None]
-    along, aside, radius = (np.take_along_axis(a, first, 1) for a in (along, aside, radii))
-    past = along * ahead + (aside - np.where(aside < 0, -radius, radius)) * left
+    blocks, along, aside, reach = (
+        np.take_along_axis(values, first, 1) for values in (blocks, along, aside, reach)
+    )
+    past = along * ahead + (aside - np.where(aside < 0, -reach, reach)) * left
     past *= length / np.maximum(np.sqrt((past**2).sum(axis=1, keepdims=True)), 1e-6)
-    return np.where(np.take_along_axis(blocks, first, 1), past, way)
+    return np.where(blocks, past, way)

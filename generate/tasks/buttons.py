@@ -13,11 +13,11 @@ from ..scenes import arm, button
 from ..task import Floats, Ints, Score, Task
 
 COUNTS = (3, 6, 9)
-LOW, HIGH = (0.3, -0.25), (0.58, 0.25)  # m, where buttons may be
-GAP = 0.082  # m between their centres: a closed gripper on one is clear of the next
+LOW, HIGH = (0.3, -0.26), (0.55, 0.26)  # m, where buttons may be: the arm reaches 0.61 m
+GAP = 0.079  # m between their centres: a closed gripper on one is clear of the next
 TOP = 0.06  # m, height of a released button's top
-BOARD = (0.44, 0.0, 0.015)  # m, centre
-BOARD_SIZE = (0.19, 0.3, 0.015)  # m, half of each side
+BOARD = (0.425, 0.0, 0.015)  # m, centre
+BOARD_SIZE = (0.175, 0.31, 0.015)  # m, half of each side
 BOARD_COLOUR = (0.2, 0.22, 0.3, 1.0)
 
 
@@ -101,7 +101,7 @@ class Buttons(Task):
 def scatter(g: np.random.Generator, count: int) -> Floats:
     """Uniform places (count, 2) m, at least GAP apart."""
     places = np.empty((0, 2))
-    while len(places) < count:  # ends: eight discs of radius GAP cannot cover 0.14 m²
+    while len(places) < count:  # ends: eight discs of radius GAP cannot cover 0.13 m²
         place = g.uniform(LOW, HIGH)
         if (np.linalg.norm(places - place, axis=1) >= GAP).all():
             places = np.vstack((places, place))

@@ -24,7 +24,7 @@ BALL_COLOUR = (0.1, 0.85, 0.25, 1.0)
 BALL_RADIUS, BALL_HEIGHT = 0.1, 1.2  # m
 BALL_LEAD = 0.4  # s: the ball's place shows what is missing of the speed
 UPRIGHT, FALLEN = 0.9, 0.0  # cosines of the tilt that success asks for and that end the run
-DRIVE_LOW, DRIVE_HIGH = 0.3, 1.6  # keep the gait a gait, whatever the speed
+DRIVE_LOW, DRIVE_HIGH = 0.3, 2.2  # keep the gait a gait, whatever the speed
 JOINT_COUNT = len(runner.JOINTS)
 
 
@@ -51,7 +51,7 @@ GAITS = (
         amplitude=np.array([0.715, 0.172, 0.02, 0.131, -0.076, 0.179]),
         shift=np.array([-3.213, -3.697, 4.527, -2.444, -0.555, 2.254]),
         pitch=np.array([0.313, 0.184, -0.012, 0.658, -0.092, 0.184]),
-        drive=np.array([0.735, -0.239]),
+        drive=np.array([1.47, -0.239]),
     ),
     Gait(
         frequency=np.array(2.076),
@@ -59,7 +59,7 @@ GAITS = (
         amplitude=np.array([0.671, 0.09, 0.172, 0.1, 0.129, 0.651]),
         shift=np.array([-1.501, -1.462, -1.923, 0.216, 3.049, 1.172]),
         pitch=np.array([-0.122, -0.022, 0.166, 0.736, 0.28, -0.182]),
-        drive=np.array([0.815, 0.193]),
+        drive=np.array([1.63, 0.193]),
     ),
     Gait(
         frequency=np.array(2.381),
@@ -67,7 +67,7 @@ GAITS = (
         amplitude=np.array([0.92, 0.028, 0.137, -0.058, 0.587, 0.917]),
         shift=np.array([0.616, 2.472, 4.892, -1.203, 2.387, 0.108]),
         pitch=np.array([-0.091, 0.134, 0.68, 1.102, -0.105, 0.405]),
-        drive=np.array([0.921, -0.048]),
+        drive=np.array([1.842, -0.048]),
     ),
 )
 

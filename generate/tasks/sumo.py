@@ -17,8 +17,6 @@ RADIUS_LOW, RADIUS_HIGH = 0.75, 1.05  # m, of the ring
 START = 0.55  # of the radius, from the middle
 SPREAD = 0.5  # rad, about the own side, of where a rover starts
 HEADING = 1.2  # rad, and of where it faces
-GRIP = 0.7  # friction of the wheels: they slip before the motors stall, so that weight counts
-SIDES = ("left", "right")
 MASS_LOW, MASS_HIGH = 0.65, 1.55  # times a rover's own, from level 2
 LOAD = (0.07, 0.09)  # m, half sides of the block on a rover's back that shows its mass
 LOAD_HEIGHT = 0.04  # m, half, per unit of mass
@@ -51,14 +49,11 @@ class Sumo(Task):
     def build(self) -> mujoco.MjSpec:
         spec = rover.build()
         arena.add_ring(spec, RADIUS_HIGH)
-        for name, colour in zip(rover.NAMES, (rover.BLUE, rover.RED), strict=True):
-            body = rover.add_rover(spec, name, colour)
-            for side in SIDES:
-                spec.geom(f"{name}_{side}").friction[0] = GRIP
+        for body in arena.add_players(spec):
             if self.level > 1:
                 body.add_geom(
-                    name=f"{name}_load", type=mujoco.mjtGeom.mjGEOM_BOX, size=[*LOAD, LOAD_HEIGHT],
-                    mass=0, rgba=LOAD_COLOUR, contype=0, conaffinity=0,
+                    name=f"{body.name}_load", type=mujoco.mjtGeom.mjGEOM_BOX,
+                    size=[*LOAD, LOAD_HEIGHT], mass=0, rgba=LOAD_COLOUR, contype=0, conaffinity=0,
                 )  # fmt: skip
         rover.add_cameras(spec, 2.2, 1.5, 46, rover.CAMERAS)
         return spec

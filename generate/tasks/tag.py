@@ -31,9 +31,9 @@ ROUND = 0.28  # m, kept from a pillar's side
 PUSH = 4.0  # how strongly it drives out of that
 EDGE = 0.3  # m, and from the walls
 BEARINGS = np.arange(16) * (2 * np.pi / 16)  # rad: the ways out that the evader considers
-TICK, TICKS = 0.14, 14  # s, how finely and how long it plays each out
-AIM = 2  # ticks ahead on the way that it takes, it drives to
-RESPONSE = 0.45  # of the difference to the wanted velocity is gone after a tick
+TICK, TICKS = 0.2, 10  # s, how finely and how long it plays each out
+AIM = 1  # ticks ahead on the way that it takes, it drives to
+RESPONSE = 0.6  # of the difference to the wanted velocity is gone after a tick
 
 
 class Tag(Task):
@@ -164,7 +164,7 @@ class Tag(Task):
         start = place.transpose(2, 0, 1)[..., None].astype(np.float32)
         points: NDArray[np.float32] = np.repeat(start, len(BEARINGS), axis=3)
         pace = (TICK * velocity[:, 1].T[..., None]).astype(np.float32)
-        nearest = np.float32(np.inf)
+        obstacles, nearest = self._obstacles(), np.float32(np.inf)
         for tick in range(TICKS):
             gap = points[:, :, 1] - points[:, :, 0]
             distance = np.sqrt(gap[0] ** 2 + gap[1] ** 2)
@@ -172,7 +172,7 @@ class Tag(Task):
             pace = pace + RESPONSE * (flight * ways - pace)
             points[:, :, 0] += gap * (pursuit / np.maximum(distance, pursuit))
             points[:, :, 1] += pace
-            self._slide(points)
+            slide(points, *obstacles)
             if tick == AIM:
                 aims = points[:, :, 1].copy()
         # nose or tail first, and onwards rather than back, if much the same
@@ -182,12 +182,21 @@ class Tag(Task):
         best = value.argmax(axis=1)
         return aims[:, np.arange(len(best)), best].T.astype(np.float64)
 
-    def _slide(self, points: NDArray[np.float32]) -> None:
-        """Move points (2, n, …, …) out of the pillars and off the walls, in place."""
-        if self.pillars:
-            pillars = self.place[:, :, :2].transpose(2, 0, 1)[:, :, None, None]
-            offset = points[..., None] - pillars.astype(np.float32)
-            distance = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
-            keep = (self.radius[:, None, None] + ROUND).astype(np.float32)
-            points += (offset * np.maximum(keep / np.maximum(distance, 1e-3) - 1, 0)).sum(axis=-1)
-        np.clip(points, EDGE - HALF, HALF - EDGE, out=points)
+    def _obstacles(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Where points may not be: middles (2, n, 1, 1, k) and radii (n, 1, 1, k) m."""
+        middles = self.place[:, :, :2].transpose(2, 0, 1)[:, :, None, None]
+        radii = (self.radius + ROUND)[:, None, None]
+        return middles.astype(np.float32), radii.astype(np.float32)
+
+
+def slide(
+    points: NDArray[np.float32], middles: NDArray[np.float32], radii: NDArray[np.float32]
+) -> None:
+    """Move points (2, n, …, …) out of the pillars and off the walls, in place."""
+    if middles.size:
+        offset = points[..., None] - middles
+        distance = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
+        offset *= np.maximum(radii / np.maximum(distance, 1e-3) - 1, 0)
+        for pillar in range(middles.shape[-1]):
+            points += offset[..., pillar]
+    np.clip(points, EDGE - HALF, HALF - EDGE, out=points)

@@ -13,11 +13,10 @@ from ..scenes import arm, button, drawer, grasp
 from ..task import Floats, Ints, Score, Task
 
 OPEN, CLOSED = 0.11, 0.015  # m, from here on the drawer is open; up to here it is closed
-PLACE_LOW, PLACE_HIGH = (0.4, 0.08), (0.45, 0.15)  # m, of the handle half open, left or right
-YAW_LOW, YAW_HIGH = -0.2, 0.5  # rad outwards
-HALFWAY = drawer.REACH + drawer.TRAVEL / 2  # m, from the chest's front to the handle half open
+PLACE_LOW, PLACE_HIGH = (0.28, 0.1), (0.32, 0.13)  # m, of the chest's front, left or right
+YAW_LOW, YAW_HIGH = -0.2, 0.4  # rad outwards
 MIDDLE = drawer.REACH + 2 * drawer.BOARD + drawer.INSIDE[0]  # m, from the handle back to it
-ASIDE_LOW, ASIDE_HIGH = 0.085, 0.2  # m, on the other side: where the cube is, and the button
+ASIDE_LOW, ASIDE_HIGH = 0.085, 0.2  # m, on the other side: cube and button, clear of the chest
 NEAR, FAR = (0.31, 0.38), (0.47, 0.53)  # m, how far ahead the one is, and the other
 BUTTON_TOP = 0.06  # m
 SUNK = 0.06  # m, a cube whose middle is lower than this is in the drawer, not on its rim
@@ -71,8 +70,7 @@ class Tidy(Task):
         for sim, g in zip(ids, generators, strict=True):
             side = g.choice((-1.0, 1.0))
             place, yaw = g.uniform(PLACE_LOW, PLACE_HIGH), g.uniform(YAW_LOW, YAW_HIGH)
-            front = place - HALFWAY * np.array((np.cos(yaw), np.sin(yaw)))
-            self.drawer.place(sim, front * (1, side), side * yaw)
+            self.drawer.place(sim, place * (1, side), side * yaw)
             ahead = np.array((g.uniform(*NEAR), g.uniform(*FAR)))
             aside = -side * g.uniform(ASIDE_LOW, ASIDE_HIGH, 2)
             others = np.column_stack((g.permutation(ahead), aside))
