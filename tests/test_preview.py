@@ -282,7 +282,8 @@ def test_the_list_fits_a_terminal(run: Run, width: int, monkeypatch: pytest.Monk
     console = console_module.Console(
         highlight=False, soft_wrap=True, force_terminal=True, width=width, color_system=None
     )
-    monkeypatch.setattr(catalogue, "console", console)
+    for module in (catalogue, console_module):
+        monkeypatch.setattr(module, "console", console)
     _, printed, _ = run("tasks")
     for name, cls in task_classes().items():
         line = row(printed, name)
