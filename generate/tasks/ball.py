@@ -27,6 +27,7 @@ SHAPING = 0.01  # reward per step, of the ball at the goal
 NEARNESS = 0.002  # and per metre nearer to it than the rival
 LEAD = 0.15  # s, that the script looks ahead
 BEHIND = 0.36  # m from the ball's middle to where a push starts
+HOME = (0.2, 0.0)  # m further back, on the way there
 AISLE = 0.14  # m to either side of the line of a push
 ROOM = 0.24  # m from the walls to the middle of a rover that turns there
 SIGHT = 0.8  # m, within which it turns past what stands in the way
@@ -161,8 +162,9 @@ class Ball(Task):
         left = turned(way)
         aside = (relative * left).sum(axis=1)
         start = ball - BEHIND * way
-        # from in front of the ball, go round it on the nearer side
-        around = ball + (np.where(aside < 0, -1, 1) * BEHIND)[:, None] * left - 0.15 * way
+        # from in front of the ball, go round it on the nearer side, and home: a touch from ahead
+        # drives it to the own goal
+        around = ball + (np.where(aside < 0, -1, 1) * BEHIND)[:, None] * left - 0.15 * way - HOME
         through = ball + 0.3 * way - (2 * aside)[:, None] * left
         pushing = (along < 0) & (np.abs(aside) < AISLE)
         target = np.where((along > -0.15)[:, None], around, start)
