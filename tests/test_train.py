@@ -174,9 +174,8 @@ def weights(run: Path, update: int = UPDATES) -> dict[str, torch.Tensor]:
 def assert_close(first: Path, second: Path, updates: int) -> None:
     """The same batches, and numbers but for rounding.
 
-    Rounding grows: a step whose advantage is next to zero changes sides in the binary filter, and
-    Adam makes a whole step of a gradient next to zero. By the fifth update two orders of
-    summation were seen to part by 0.2 %; the losses before any update have to agree.
+    The norm of a gradient is the least exact of them: without AVX-512 two ways to accumulate it
+    were seen to part by 0.1 %, with losses that agree to 0.01 %.
     """
     assert marker(first, updates)["digest"] == marker(second, updates)["digest"]
     mine, theirs = metrics(first), metrics(second)
@@ -185,9 +184,8 @@ def assert_close(first: Path, second: Path, updates: int) -> None:
     for name in COMPARED:
         values = [[line[name] for line in lines if name in line] for lines in (mine, theirs)]
         assert values[0]
-        np.testing.assert_allclose(*values, rtol=2e-2, err_msg=name)
-    for name in ("policy_loss", "value_loss"):
-        np.testing.assert_allclose(mine[0][name], theirs[0][name], rtol=1e-4, err_msg=name)
+        tolerance = 1e-2 if name == "gradient_norm" else 1e-4
+        np.testing.assert_allclose(*values, rtol=tolerance, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +203,9 @@ def test_two_processes_and_accumulation_equal_one_process(
     inputs: str, batch: int, folder: Path
 ) -> None:
     def flags(*more: object) -> tuple[object, ...]:
-        return ("inputs", inputs, "batch", batch, "updates", 5, "validate-every", 4, *more)
+        # without the filter, in which rounding flips a step whose advantage is next to zero
+        fixed = ("inputs", inputs, "batch", batch, "updates", 5, "validate-every", 4)
+        return (*fixed, "loss.policy", "bc", *more)
 
     whole, apart, slow = (f"{name}-{batch}" for name in ("whole", "apart", "slow"))
     with (
