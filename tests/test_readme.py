@@ -54,8 +54,9 @@ def test_the_four_commands_and_the_agent(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "report: runs/small/report.html" in output
     assert (tmp_path / "runs/small/report.html").stat().st_size > 100_000
-    (agent,) = blocks("python")
+    agent, environments = blocks("python")
     run(["python", "-c", agent + "\nassert step.truncated.all()"], tmp_path)
+    run(["python", "-c", environments + "\nassert observation['pixels'].any()"], tmp_path)
 
 
 def test_the_example_recipe_generates(tmp_path: Path) -> None:
