@@ -1,6 +1,6 @@
 """Control steps per second on one core, from bare physics to a written shard.
 
-Per task and level, the first 256 steps of 64 simulations (32 matches) played by the expert, the
+Per task and level, the first 128 steps of 64 simulations (32 matches) played by the expert, the
 same in every variant:
 
 * `mj_step`: the official yardstick, a loop of `mujoco.mj_step(model, data, nstep=substeps)` over
@@ -46,8 +46,8 @@ from palaestra.shards.corpus import Corpus
 from timing import Timing, interleave, pin_to_one_core, print_table
 
 LANES = 64
-STEPS = 256
-REPETITIONS = 5
+STEPS = 128
+REPETITIONS = 3
 QUICK_LANES, QUICK_STEPS = 8, 64
 GOALS = {"World": (0.75, 0.5), "World + pixels": (0.5, 0.3)}  # geometric mean, each
 

@@ -24,11 +24,11 @@ from palaestra.generate import raster
 from palaestra.generate.recipe import Behaviour, Recipe
 from palaestra.generate.registry import task_class
 from palaestra.generate.work import generate
-from timing import interleave, print_timing
+from timing import interleave, print_table
 
 SHARD_STEPS = 32_768
 FEW, MANY = 2, 10  # shards
-REPETITIONS = 5
+REPETITIONS = 3
 
 
 def wall(task: str, workers: int, shards: int) -> float:
@@ -56,7 +56,11 @@ def main(task: str = "push", quick: bool = False) -> None:
     many = 4 if quick else MANY
     variants = {f"{n} worker(s)": partial(rate, task, n, many) for n in (1, 2)}
     timing = interleave(variants, 1 if quick else REPETITIONS)
-    print_timing(f"generate {task}: steps/s, {SHARD_STEPS:,} a shard", timing, "1 worker(s)")
+    rows = [
+        (name, f"{timing.rate(name):,.0f}", f"{timing.ratio(name, '1 worker(s)'):.2f}")
+        for name in variants
+    ]
+    print_table(f"generate {task}, {SHARD_STEPS:,} steps a shard", ("", "steps/s", "ratio"), rows)
 
 
 if __name__ == "__main__":
