@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+S3 := .venv-s3
+S3_INSTALLED := $(S3)/installed
 RUN := runs/demo
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
@@ -14,6 +16,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# the object store of the tests: apart, because it replaces parts of the standard library (eventlet)
+$(S3_INSTALLED): constraints.txt
+	@echo "== install the S3 server of the tests"
+	$(PYTHON) -m venv $(S3)
+	$(S3)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt swift
 	@touch $@
 
 demo: $(INSTALLED)
@@ -31,10 +40,10 @@ demo: $(INSTALLED)
 	$(BIN)/evaluate random $(RUN)/state $(RUN)/pixels expert --corpus $(RUN)/corpus \
 		--runs 100 --output $(RUN)
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(S3_INSTALLED)
 	$(BIN)/pytest -n auto --dist loadgroup -m "not slow"
 
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED) $(S3_INSTALLED)
 	$(BIN)/pytest -m slow
 
 lint: $(INSTALLED)
@@ -47,4 +56,4 @@ types: $(INSTALLED)
 		$(foreach room,shards generate train evaluate,build/types/palaestra/$(room))
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(S3) runs build *.egg-info

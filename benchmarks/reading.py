@@ -37,7 +37,8 @@ from palaestra.generate.work import generate
 from palaestra.shards import storage
 from palaestra.shards.codec import split_members
 from palaestra.shards.corpus import Corpus
-from palaestra.shards.reader import Reader, Source
+from palaestra.shards.reader import Reader
+from palaestra.shards.segments import Source
 from timing import interleave, pin_to_one_core, print_table, print_timing
 
 REPETITIONS = 9

@@ -1,40 +1,34 @@
-"""The report's plots: matplotlib figures as SVG text that takes the page's font."""
+"""The report's plots, as SVG text."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from ..shards import storage
+from ..shards.plots import (
+    BEHAVIOURS,
+    DATA_COLOUR,
+    EXPERT,
+    LEARNED,
+    MUTED,
+    RANDOM,
+    STYLE,
+    legend,
+    panels,
+    svg,
+)
 from .evaluation import DATA, Evaluation
 from .runs import Runs
 from .table import pair_name
 
-RANDOM, EXPERT, DATA_COLOUR = "#8d97a5", "#202a37", "#c98411"
-LEARNED = ("#2f5bd7", "#b4378f", "#d2502a", "#0f8f9c", "#7048c6", "#5b8c1a")
-BEHAVIOURS = (DATA_COLOUR, "#8f5b1d", "#e0b45c", "#a8483b", "#6d7d2e")  # kin of the data's colour
-MUTED, GRID = "#5d6876", "#e6e9ed"
-ACROSS, WIDTH = 3, 10.8  # panels in a row; inches, at 96 to the page's 1 040 pixels
 POINTS = 800  # of a learning curve; longer ones are averaged
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "font.size": 9.5, "axes.titlesize": 10, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.titlepad": 9, "axes.edgecolor": "#b9c1cb",
-    "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "text.color": EXPERT,
-    "axes.titlecolor": EXPERT, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True, "xtick.major.size": 0,
-    "ytick.major.size": 0, "figure.constrained_layout.use": True, "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}  # fmt: skip
 
 
 def colours_of(evaluation: Evaluation) -> dict[str, str]:
@@ -48,8 +42,8 @@ def success_plot(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
     """Success with its interval, a panel per task, a line per policy."""
     pairs, rows = evaluation.settings.tasks, evaluation.rows
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(pairs), 0.7 + 0.34 * len(rows), share_y=True)
-        for panel, pair in zip(panels, pairs, strict=False):
+        figure, axes = panels(len(pairs), 0.7 + 0.34 * len(rows), share_y=True)
+        for panel, pair in zip(axes, pairs, strict=False):
             panel.set_title(pair_name(pair))
             for place, row in enumerate(rows):
                 cell = evaluation.cell(row, pair)
@@ -66,7 +60,7 @@ def success_plot(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
             panel.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
             panel.spines["left"].set_visible(False)
             panel.grid(axis="y", visible=False)
-        return _svg(figure, "success")
+        return svg(figure, "success")
 
 
 def reward_plot(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
@@ -74,8 +68,8 @@ def reward_plot(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
     pairs = evaluation.settings.tasks
     played = [row for row in evaluation.rows if (row, pairs[0]) in evaluation.runs]
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(len(pairs), 2.6, share_y=False)
-        for panel, pair in zip(panels, pairs, strict=False):
+        figure, axes = panels(len(pairs), 2.6, share_y=False)
+        for panel, pair in zip(axes, pairs, strict=False):
             panel.set(title=pair_name(pair), xlabel="control step")
             for row in played:
                 mean, half = _mean_reward(evaluation.runs[row, pair])
@@ -85,9 +79,9 @@ def reward_plot(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
                 )
                 panel.plot(steps, mean, color=colours[row], label=row)
             panel.set_xlim(0, evaluation.runs[played[0], pair].horizon)
-        panels[0].set_ylabel("reward")
-        _legend(figure, panels[0])
-        return _svg(figure, "reward")
+        axes[0].set_ylabel("reward")
+        legend(figure, axes[0])
+        return svg(figure, "reward")
 
 
 def _mean_reward(runs: Runs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -123,8 +117,8 @@ def _parse_lines(text: str) -> list[dict[str, float]]:
 def learning_plot(name: str, metrics: Sequence[Mapping[str, float]], colour: str) -> str:
     """Policy loss with validation, kept share by behaviour, and speed, by update."""
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(3, 2.5, share_y=False)
-        loss, kept, speed = panels
+        figure, axes = panels(3, 2.5, share_y=False)
+        loss, kept, speed = axes
         _curve(loss, metrics, "policy_loss", colour, "training", raw=True)
         _curve(loss, metrics, "validation/policy_loss", "#1f8a5f", "held-out matches", points=True)
         loss.set_title("policy loss")
@@ -139,11 +133,11 @@ def learning_plot(name: str, metrics: Sequence[Mapping[str, float]], colour: str
         speed.set_title("steps per second")
         speed.set_ylim(bottom=0)
         speed.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        for panel in panels:
+        for panel in axes:
             panel.set_xlabel("update")
             if panel.get_legend_handles_labels()[1]:
                 panel.legend(fontsize=8.5, labelcolor=MUTED, handlelength=1.3)
-        return _svg(figure, f"learning {name}")
+        return svg(figure, f"learning {name}")
 
 
 def _curve(
@@ -176,31 +170,3 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     kernel = np.ones(width)
     count = np.convolve(np.ones(len(values)), kernel, "same")
     return np.convolve(values, kernel, "same") / count
-
-
-def _panels(count: int, height: float, share_y: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, ACROSS in a row, each `height` inches high."""
-    across = min(count, ACROSS)
-    down = math.ceil(count / across)
-    figure = Figure(figsize=(WIDTH, height * down + 0.25))
-    grid = figure.subplots(down, across, sharey=share_y, squeeze=False)
-    panels = list(grid.ravel())
-    for spare in panels[count:]:
-        spare.set_visible(False)
-    return figure, panels[:count]
-
-
-def _legend(figure: Figure, panel: Axes) -> None:
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=6, labelcolor=MUTED, handlelength=1.3
-    )
-
-
-def _svg(figure: Figure, salt: str) -> str:
-    """The figure as an <svg> element; `salt` keeps its ids apart from other figures'."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{salt}"', 1)

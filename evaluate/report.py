@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from html import escape
 
+from ..shards.page import dot, facts, page, section
 from . import plots, video
 from .evaluation import DATA, Cell, Evaluation, Pair
 from .headline import headline, lede, main_policy
@@ -23,27 +24,14 @@ def build_report(evaluation: Evaluation) -> str:
     """The whole page; replays some runs for its videos."""
     colours = plots.colours_of(evaluation)
     parts = [
-        '<p class="kicker">Palaestra evaluation</p>',
-        f"<h1>{escape(headline(evaluation))}</h1>",
-        f'<p class="lede">{escape(lede(evaluation))}</p>',
         _table(evaluation, colours),
-        _section("Success", plots.success_plot(evaluation, colours)),
-        _section("Reward over time", plots.reward_plot(evaluation, colours)),
+        section("Success", plots.success_plot(evaluation, colours)),
+        section("Reward over time", plots.reward_plot(evaluation, colours)),
         *_learning(evaluation, colours),
         _videos(evaluation, colours),
         _reproduce(evaluation),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(headline(evaluation))}</title>\n<style>{CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{chr(10).join(parts)}\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _section(title: str, content: str, note: str = "") -> str:
-    shown = f'<p class="note">{note}</p>\n' if note else ""
-    return f'<h2>{escape(title)}</h2>\n{shown}<div class="card">{content}</div>'
+    return page("Palaestra evaluation", headline(evaluation), lede(evaluation), parts, CSS)
 
 
 def _table(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
@@ -83,14 +71,14 @@ def _task_rows(evaluation: Evaluation, pair: Pair, colours: Mapping[str, str]) -
 
 def _row(cell: Cell, label: str, colour: str, kind: str) -> str:
     scores = cell.scores
-    dot = "" if kind == "part" else f'<span class="dot" style="background:{colour}"></span>'
+    mark = "" if kind == "part" else dot(colour)
     completed = "–" if scores.completed_steps is None else f"{scores.completed_steps:.0f}"
     normal = "–" if cell.normalised is None else f"{cell.normalised:.2f}"
     diverged = f" ({cell.diverged} diverged)" if cell.diverged else ""
     if kind == "part":
         diverged = f" · {scores.runs:,} episodes"
     entries = (
-        f"{dot}{escape(label)}{diverged}",
+        f"{mark}{escape(label)}{diverged}",
         _ranged(scores.success, 100, 0, " %"),
         _bar(scores.success),
         _ranged(scores.mean_return, 1, 1),
@@ -127,7 +115,7 @@ def _learning(evaluation: Evaluation, colours: Mapping[str, str]) -> list[str]:
         metrics = plots.read_metrics(player.source) if player.learned else []
         if metrics:
             plot = plots.learning_plot(player.name, metrics, colours[player.name])
-            sections.append(_section(f"How {player.name} learned", plot))
+            sections.append(section(f"How {player.name} learned", plot))
     return sections
 
 
@@ -145,7 +133,7 @@ def _videos(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
         "Recorded actions, replayed: typical successes, and a failure where there is one. The bar "
         "below each run is time, green where the task is solved."
     )
-    return _section("Runs", "\n".join(figures), note)
+    return section("Runs", "\n".join(figures), note)
 
 
 def _main_first(evaluation: Evaluation) -> list[str]:
@@ -158,8 +146,7 @@ def _figure(evaluation: Evaluation, policy: str, pair: Pair, colour: str) -> str
     data = base64.b64encode(video.record(runs)).decode()
     rate = f"{runs.success.sum():,} of {len(runs.seeds):,} runs completed"
     return (
-        f'<figure><figcaption><span class="dot" style="background:{colour}"></span>'
-        f"{escape(policy)} <span>· {rate}</span></figcaption>"
+        f"<figure><figcaption>{dot(colour)}{escape(policy)} <span>· {rate}</span></figcaption>"
         f'<img alt="{escape(policy)} on {escape(pair_name(pair))}" loading="lazy" '
         f'src="data:image/gif;base64,{data}"></figure>'
     )
@@ -187,18 +174,15 @@ def _reproduce(evaluation: Evaluation) -> str:
         f"{player.name}: update {player.update:,} of {player.source}"
         for player in evaluation.players if player.update is not None
     ]  # fmt: skip
-    facts = {
+    entries = {
         "checkpoints": "; ".join(checkpoints),
         "corpus": f"{settings.corpus} ({settings.corpus_fingerprint})" if settings.corpus else "",
         "episode seeds": f"{first[0]:#x} to {first[-1]:#x}; no corpus sets the top bit",
         "versions": ", ".join(f"{name} {value}" for name, value in evaluation.versions.items()),
     }
-    rows = "".join(
-        f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items() if value
-    )
     note = (
         "The same command prints the same table. episodes.parquet beside this file has one row per "
         "run, results.json every number."
     )
-    content = f"<pre>{escape(command_line(evaluation))}</pre>\n<dl>{rows}</dl>"
+    content = f"<pre>{escape(command_line(evaluation))}</pre>\n{facts(entries)}"
     return f'<h2>How to reproduce</h2>\n<p class="note">{note}</p>\n{content}'

@@ -1,58 +1,15 @@
-"""The report's style sheet."""
+"""The report's style, on top of every report's."""
 
 CSS = """
-:root { --ink: #202a37; --muted: #5d6876; --line: #e3e7ec; --page: #f6f7f9; --card: #fff; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.55 Inter, system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
-main { max-width: 1128px; margin: 0 auto; padding: 44px 24px 72px; }
-.kicker { color: var(--muted); font-size: 12.5px; font-weight: 600; letter-spacing: .07em;
-  text-transform: uppercase; margin: 0 0 10px; }
-h1 { font-size: 30px; line-height: 1.25; letter-spacing: -.018em; font-weight: 680; margin: 0;
-  text-wrap: balance; }
-h2 { font-size: 19px; letter-spacing: -.01em; font-weight: 650; margin: 46px 0 10px; }
-h3 { font-size: 15px; font-weight: 650; margin: 30px 0 10px; }
-h3:first-child { margin-top: 2px; }
-p { margin: 0 0 14px; max-width: 78em; }
-.lede { font-size: 16.5px; color: var(--muted); margin: 14px 0 30px; text-wrap: pretty; }
-.note { color: var(--muted); font-size: 13.5px; }
-.card + .note { margin-top: 12px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
-  padding: 18px 22px; overflow-x: auto; }
-.dot { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 9px; }
-
-table { border-collapse: collapse; width: 100%; font-size: 14.5px;
-  font-variant-numeric: tabular-nums; }
-th { text-align: right; font-size: 12.5px; font-weight: 600; color: var(--muted);
-  padding: 4px 8px; white-space: nowrap; line-height: 1.25; vertical-align: bottom; }
-td { text-align: right; padding: 7px 8px; border-top: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
 th:nth-child(2), th:nth-child(4), th:nth-child(5) { padding-right: 78px; }
-tr.task td { font-weight: 650; padding-top: 22px; border-top: 0; }
-tr.task:first-child td { padding-top: 6px; }
 tr.main td { font-weight: 640; background: color-mix(in srgb, var(--colour) 7%, transparent); }
 tr.part td { color: var(--muted); font-size: 13px; border-top: 0; padding: 1px 8px 4px; }
 tr.part td:first-child { padding-left: 28px; }
-.range { display: inline-block; min-width: 66px; margin-left: 4px; text-align: left;
-  color: var(--muted); font-weight: 400; font-size: 12px; }
 .track { position: relative; height: 9px; border-radius: 5px; background: #edf0f3;
   width: 104px; overflow: hidden; }
 .track i, .track b { position: absolute; top: 0; bottom: 0; left: 0; background: var(--colour); }
 .track b { opacity: .3; }
-
-svg { width: 100%; height: auto; display: block; }
-svg text { font-family: inherit !important; }
 .videos { display: grid; gap: 20px 26px;
   grid-template-columns: repeat(auto-fill, minmax(min(492px, 100%), 1fr)); }
-figure { margin: 0; }
 figure img { display: block; width: 492px; max-width: 100%; }
-figcaption { font-size: 14px; font-weight: 600; margin-bottom: 6px; }
-figcaption span { color: var(--muted); font-weight: 400; }
-pre { background: #202a37; color: #eef1f5; border-radius: 10px; padding: 15px 18px;
-  font: 13px/1.6 ui-monospace, "SF Mono", Menlo, Consolas, monospace; margin: 12px 0 16px;
-  white-space: pre-wrap; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 22px; margin: 0;
-  font-size: 13.5px; }
-dt { color: var(--muted); }
-dd { margin: 0; overflow-wrap: anywhere; }
 """

@@ -44,3 +44,9 @@ def check_level(cls: type[Task], level: int, where: str = "") -> None:
     if not 1 <= level <= cls.levels:
         prefix = f"{where}: " if where else ""
         raise ConfigError(f"{prefix}{cls.name} has levels 1 to {cls.levels}, not {level}")
+
+
+def held_out() -> tuple[tuple[str, int], ...]:
+    """(task, level) of everything that no training corpus may hold."""
+    classes = task_classes().items()
+    return tuple((name, level) for name, cls in classes for level in sorted(cls.held_out))

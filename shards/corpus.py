@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import polars as pl
+import xxhash
 
 from . import index, storage
 from .errors import CorpusError, DifferentCorpusError, NotACorpusError
@@ -32,6 +34,8 @@ class Manifest:
     """Of everything that decides bytes: packages, libc, CPU features."""
     dependencies: dict[str, str] = field(default_factory=dict)
     """URL → sha256 of every checkpoint and league file that played."""
+    held_out: tuple[tuple[str, int], ...] = ()
+    """(task, level) of everything that the suite holds out of training."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
@@ -43,6 +47,7 @@ class Manifest:
             "shards": self.shards,
             "versions": self.versions,
             "dependencies": self.dependencies,
+            "held_out": [list(pair) for pair in self.held_out],
         }
 
     @staticmethod
@@ -55,6 +60,7 @@ class Manifest:
                 Schema.from_json(data["schema"], where),
                 data["recipe"], int(data["seed"]), int(data["shards"]), data["versions"],
                 data["dependencies"],
+                tuple((str(task), int(level)) for task, level in data["held_out"]),
             )  # fmt: skip
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorpusError(f"{where}: damaged manifest ({error!r})") from error
@@ -72,6 +78,8 @@ class Corpus:
 
     url: str
     manifest: Manifest
+    tars: tuple[str, ...] = ()
+    """URLs of tars that lie elsewhere; by default they are in `data`."""
 
     @staticmethod
     def open(url: str) -> Corpus:
@@ -111,6 +119,8 @@ class Corpus:
 
     def tar_url(self, shard: int) -> str:
         """Where a shard's samples are."""
+        if self.tars:
+            return self.tars[shard]
         return storage.join(self.url, "data", f"shard-{shard:06d}.tar")
 
     def index_url(self, shard: int) -> str:
@@ -123,12 +133,13 @@ class Corpus:
         stems = [name.removeprefix("shard-").removesuffix(".parquet") for name in found]
         return [int(stem) for stem in stems if stem.isdigit()]
 
-    def shard_info(self, shard: int) -> index.ShardInfo:
-        """A complete shard's metadata; CorpusError if it belongs to another corpus."""
+    def read_index(self, shard: int) -> tuple[index.ShardInfo, pl.DataFrame]:
+        """A complete shard's metadata and rows; CorpusError if they belong to another corpus."""
         where = self.index_url(shard)
-        return self._check_info(index.parquet_info(storage.read_bytes(where), where), where)
+        info, rows = index.from_parquet(storage.read_bytes(where), where)
+        return self._check(info, where), rows
 
-    def _check_info(self, info: index.ShardInfo, where: str) -> index.ShardInfo:
+    def _check(self, info: index.ShardInfo, where: str) -> index.ShardInfo:
         if info.fingerprint != self.manifest.fingerprint:
             raise CorpusError(
                 f"{where}: stale index: expected fingerprint {self.manifest.fingerprint}, "
@@ -142,42 +153,82 @@ class Corpus:
         return storage.join(self.url, "index.parquet")
 
     @cached_property
-    def _index(self) -> tuple[pl.DataFrame, index.Moments]:
-        merged = self.merged_url
-        if storage.exists(merged):
-            data = storage.read_bytes(merged)
-            info = self._check_info(index.parquet_info(data, merged), merged)
-            return index.from_parquet(data, merged), info.moments
-        return self._read_shard_indexes()
-
-    def _read_shard_indexes(self) -> tuple[pl.DataFrame, index.Moments]:
-        shards = self.complete_shards()
-        if not shards:
+    def _index_urls(self) -> list[str]:
+        """The merged index alone, or every complete shard's."""
+        if storage.exists(self.merged_url):
+            return [self.merged_url]
+        if not (shards := self.complete_shards()):
             raise CorpusError(f"{self.url}: no complete shard yet")
-        urls = [self.index_url(shard) for shard in shards]
+        return [self.index_url(shard) for shard in shards]
+
+    def select(self, *what: str | pl.Expr, where: pl.Expr | None = None) -> pl.DataFrame:
+        """Columns of the index, or expressions over single rows, for the rows where `where` holds.
+
+        In stored order; only the columns that are named are read.
+        """
+        return pl.concat(self.frames(*what, where=where))
+
+    def frames(self, *what: str | pl.Expr, where: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+        """The same in pieces, of which few are in memory at a time."""
+        chosen = [pl.col(item) if isinstance(item, str) else item for item in what]
+        filters = [] if where is None else [where]
+        roots = (name for item in (*chosen, *filters) for name in item.meta.root_names())
+        columns = tuple(dict.fromkeys(roots))
+
+        def read(url: str) -> Iterator[pl.DataFrame]:
+            with storage.parquet_source(url, columns) as source:
+                file = index.open_parquet(source, url)
+                self._check(index.parquet_info(file, url), url)
+                for frame in index.read(file, url, columns):
+                    yield frame.filter(*filters).select(chosen)
+
+        urls = self._index_urls
+        if len(urls) == 1:
+            yield from read(urls[0])
+            return
         with ThreadPoolExecutor(8) as pool:
-            files = list(pool.map(storage.read_bytes, urls))
-        moments = index.Moments()
-        for data, url in zip(files, urls, strict=True):
-            moments.merge(self._check_info(index.parquet_info(data, url), url).moments)
-        frames = [index.from_parquet(d, u) for d, u in zip(files, urls, strict=True)]
-        return pl.concat(frames), moments
+            for frames in pool.map(lambda url: list(read(url)), urls):
+                yield from frames
 
-    @property
+    @cached_property
     def index(self) -> pl.DataFrame:
-        """One row per segment, in stored order."""
-        return self._index[0]
+        """One whole row per segment, in stored order."""
+        return self.select(*index.COLUMNS)
 
-    @property
+    @cached_property
+    def contents(self) -> int:
+        """Hash of every segment's checksum, in stored order: another corpus has another."""
+        return xxhash.xxh3_64_intdigest(self.select("xxh3")["xxh3"].to_numpy().tobytes())
+
+    @cached_property
     def moments(self) -> Moments:
-        """Mean and deviation of the state, from the indexes."""
-        return self._index[1]
+        """Mean and deviation of the state, from the indexes' metadata."""
+
+        def read(url: str) -> Moments:
+            with storage.parquet_source(url, ("steps",)) as source:
+                info = index.parquet_info(index.open_parquet(source, url), url)
+                return self._check(info, url).moments
+
+        moments = Moments()
+        with ThreadPoolExecutor(8) as pool:
+            for part in pool.map(read, self._index_urls):
+                moments.merge(part)
+        return moments
 
     def write_merged(self) -> None:
         """Write index.parquet once every shard is there."""
-        frame, moments = self._read_shard_indexes()
+        shards, moments = self.complete_shards(), Moments()
+        if not shards:
+            raise CorpusError(f"{self.url}: no complete shard yet")
+
+        def frames() -> Iterator[pl.DataFrame]:
+            with ThreadPoolExecutor(8) as pool:
+                for info, rows in pool.map(self.read_index, shards):
+                    moments.merge(info.moments)
+                    yield rows
+
         info = index.ShardInfo(self.manifest.fingerprint, 0, 0, moments)
-        storage.write_bytes(self.merged_url, index.to_parquet(frame, info))
+        storage.write_bytes(self.merged_url, index.to_parquet(index.regrouped(frames()), info))
 
 
 def _require_same(wanted: Manifest, found: Manifest, url: str) -> None:

@@ -13,6 +13,11 @@ from .schema import INSTRUCTION_BYTES, SEGMENT_STEPS, Schema
 ARRAYS = ("action", "reward", "success", "state", "pixels")  # stored order: pixels last
 
 
+def sample_key(match: int, player: int, segment: int) -> str:
+    """MATCH-PLAYER-SEGMENT: no dot, sorts in order."""
+    return f"{match:012d}-{player}-{segment:02d}"
+
+
 @dataclass(frozen=True)
 class Episode:
     """At most 256 consecutive steps of one player's episode; T is their number.
@@ -60,8 +65,8 @@ class Episode:
 
     @property
     def key(self) -> str:
-        """Sample key: MATCH-PLAYER-SEGMENT, no dot, sorts in order."""
-        return f"{self.match:012d}-{self.player}-{self.segment:02d}"
+        """The sample's name in its tar."""
+        return sample_key(self.match, self.player, self.segment)
 
     @property
     def steps(self) -> int:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .episode import ARRAYS, Episode
 from .errors import CorruptionError
 
+METADATA = "palaestra"  # the key of the file's own metadata
+ARROW = pl.CompatLevel.oldest()  # plain strings, which every Parquet reader knows
+ROW_GROUP = 65_536  # rows of the merged index read at once; about 25 MB of them in memory
 COLUMNS: dict[str, Any] = {
     "key": pl.String, "task": pl.String, "level": pl.Int32, "instruction": pl.String,
     "match": pl.Int64, "player": pl.Int32, "segment": pl.Int32,
@@ -97,25 +105,60 @@ class ShardInfo:
     moments: Moments
 
 
-def to_parquet(rows: pl.DataFrame, info: ShardInfo) -> bytes:
-    """An index file: rows of COLUMNS, and the shard's metadata."""
-    metadata = {
-        "palaestra": json.dumps({
+def to_parquet(frames: Iterable[pl.DataFrame], info: ShardInfo) -> bytes:
+    """An index file of the frames' rows (COLUMNS), one row group each, and its metadata.
+
+    Pages carry CRC-32 sums, which `read` verifies: a bit flipped in a column is found although
+    readers fetch single columns. `info` is written last: its moments may grow while frames come.
+    """
+    buffer = io.BytesIO()
+    schema = pl.DataFrame(schema=COLUMNS).to_arrow(compat_level=ARROW).schema
+    with pq.ParquetWriter(
+        buffer, schema, compression="zstd", store_schema=False, write_page_checksum=True
+    ) as writer:
+        for frame in frames:
+            writer.write_table(frame.select(*COLUMNS).to_arrow(compat_level=ARROW))
+        metadata = {
             "fingerprint": info.fingerprint, "tar_bytes": info.tar_bytes,
             "tar_xxh3": info.tar_xxh3, "state_count": info.moments.count,
             "state_sum": info.moments.total.tolist(),
             "state_squares": info.moments.squares.tolist(),
-        })
-    }  # fmt: skip
-    buffer = io.BytesIO()
-    rows.write_parquet(buffer, metadata=metadata)
+        }  # fmt: skip
+        writer.add_key_value_metadata({METADATA: json.dumps(metadata)})
     return buffer.getvalue()
 
 
-def parquet_info(data: bytes, where: str) -> ShardInfo:
-    """The metadata of an index file; CorruptionError if it is not one."""
+def regrouped(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of at least ROW_GROUP, but for the last."""
+    waiting: list[pl.DataFrame] = []
+    for frame in frames:
+        waiting.append(frame)
+        if sum(map(len, waiting)) >= ROW_GROUP:
+            yield pl.concat(waiting)
+            waiting.clear()
+    if waiting:
+        yield pl.concat(waiting)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what a damaged file makes pyarrow raise into a CorruptionError that names it."""
     try:
-        values = json.loads(pl.read_parquet_metadata(io.BytesIO(data))["palaestra"])
+        yield
+    except (pa.ArrowException, OSError) as error:  # OSError: a page's CRC
+        raise CorruptionError(f"{where}: damaged index ({str(error).splitlines()[0]})") from error
+
+
+def open_parquet(source: BinaryIO | Path, where: str) -> pq.ParquetFile:
+    """An index file; CorruptionError if it is not one."""
+    with _reading(where):
+        return pq.ParquetFile(source, page_checksum_verification=True)
+
+
+def parquet_info(file: pq.ParquetFile, where: str) -> ShardInfo:
+    """The metadata of an index file; CorruptionError if it is not ours."""
+    try:
+        values = json.loads(file.metadata.metadata[METADATA.encode()])
         moments = Moments(
             values["state_count"],
             np.array(values["state_sum"]),
@@ -124,13 +167,31 @@ def parquet_info(data: bytes, where: str) -> ShardInfo:
         return ShardInfo(
             values["fingerprint"], values["tar_bytes"], values["tar_xxh3"], moments
         )
-    except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptionError(f"{where}: not an index file ({error!r})") from error
 
 
-def from_parquet(data: bytes, where: str) -> pl.DataFrame:
-    """The rows of an index file; CorruptionError names it if it cannot be read."""
-    try:
-        return pl.read_parquet(io.BytesIO(data)).select(*COLUMNS)
-    except pl.exceptions.PolarsError as error:
-        raise CorruptionError(f"{where}: damaged index ({error})") from error
+def read(
+    file: pq.ParquetFile, where: str, columns: Sequence[str] = tuple(COLUMNS)
+) -> Iterator[pl.DataFrame]:
+    """Its rows, a row group at a time; CorruptionError if a page or column is not as it should be.
+
+    `columns` are read in that order, the others left alone.
+    """
+    kinds = {name: COLUMNS[name] for name in columns}
+    if missing := [name for name in columns if name not in file.schema_arrow.names]:
+        raise CorruptionError(f"{where}: damaged index (no column {missing[0]!r})")
+    for group in range(file.num_row_groups):
+        with _reading(where):
+            table = file.read_row_group(group, list(columns), use_threads=False)
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        yield frame.select(pl.col(name).cast(kind) for name, kind in kinds.items())
+        del table, frame
+        pa.default_memory_pool().release_unused()  # else 30 MB of what is freed stay
+
+
+def from_parquet(data: bytes, where: str) -> tuple[ShardInfo, pl.DataFrame]:
+    """Metadata and rows of a whole index file; CorruptionError if it is not one."""
+    file = open_parquet(io.BytesIO(data), where)
+    return parquet_info(file, where), pl.concat(read(file, where))

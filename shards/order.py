@@ -50,14 +50,27 @@ def turns(weights: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=8)
-def epoch_order(count: int, run: int, seed: int, epoch: int, source: int) -> NDArray[np.int64]:
-    """(count,) segment numbers of one epoch: runs of `run` in random order."""
+def epoch_runs(count: int, run: int, seed: int, epoch: int, source: int) -> NDArray[np.int64]:
+    """First segment of every run of `run`, in one epoch's random order; 1 MB for 2 M segments."""
     generator = np.random.Generator(np.random.Philox(key=[seed, (epoch << 16) | source]))
     starts = generator.permutation(-(-count // run)).astype(np.int64) * run
-    segments = (starts[:, None] + np.arange(run)).ravel()
-    order = segments[segments < count]
-    order.flags.writeable = False
-    return order
+    starts.flags.writeable = False
+    return starts
+
+
+def epoch_stretch(
+    places: NDArray[np.int64], count: int, run: int, seed: int, epoch: int, source: int
+) -> NDArray[np.int64]:
+    """The segments at these places of an epoch, each in [0, count).
+
+    All runs are whole but that of the source's last segments: places after it move up by what it
+    lacks.
+    """
+    starts = epoch_runs(count, run, seed, epoch, source)
+    lacking = len(starts) * run - count
+    short = int(np.argmax(starts)) * run  # the place where the shorter run begins
+    moved = places + np.where(places >= short + run - lacking, lacking, 0)
+    return starts[moved // run] + moved % run
 
 
 def stretch(
@@ -68,7 +81,7 @@ def stretch(
     while start < stop:
         epoch, offset = divmod(start, count)
         end = min(count, offset + stop - start)
-        parts.append(epoch_order(count, run, seed, epoch, source)[offset:end])
+        parts.append(epoch_stretch(np.arange(offset, end), count, run, seed, epoch, source))
         start += end - offset
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 

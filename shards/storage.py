@@ -1,19 +1,36 @@
-"""Files at URLs: everything that opens a path goes through fsspec here."""
+"""Files at URLs: everything that opens a path goes through fsspec, and through here.
+
+Every function tries again after faults that may pass (`faults`, `retry`), and raises a StorageError
+of one line that names the URL. Where the filesystem is asynchronous (s3, gs, abfs, http) each
+attempt has a time limit by its bytes: a server that drips or falls silent is a fault as well.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from .columns import parquet_source as parquet_source
 from .errors import StorageError
+from .faults import TransientError, naming
+from .filesystem import call, info
+from .filesystem import filesystem as filesystem
+from .filesystem import local_path as local_path
+from .filesystem import size as size
+from .ranges import ByteRange as ByteRange
+from .ranges import read_range as read_range
+from .ranges import read_ranges as read_ranges
+from .retry import deadline, patience, retried
+from .retry import retries as retries
+
+PIECE = 16 << 20  # bytes of a whole file that one request reads
+COPIES = 4  # files of a folder copied at once
 
 
 def join(url: str, *parts: str) -> str:
@@ -21,65 +38,40 @@ def join(url: str, *parts: str) -> str:
     return "/".join((url.rstrip("/"), *parts))
 
 
-@contextmanager
-def naming(url: str) -> Iterator[None]:
-    """Turn any storage failure inside into a StorageError that names `url`."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StorageError(f"{url}: not found") from error
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"{url}: {reason}") from error
-
-
-def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URL and the path on it."""
-    with naming(url):
-        fs, path = fsspec.core.url_to_fs(url)
-        return fs, path
-
-
-def local_path(url: str) -> Path | None:
-    """The path of a local URL; None for any other."""
-    fs, path = filesystem(url)
-    return Path(path) if isinstance(fs, LocalFileSystem) else None
-
-
 def exists(url: str) -> bool:
     """Whether there is a file or folder at `url`."""
-    fs, path = filesystem(url)
-    with naming(url):
-        return bool(fs.exists(path))
+    return info(url) is not None
 
 
-def size(url: str) -> int | None:
-    """Bytes of the file at `url`, or None if there is none."""
-    fs, path = filesystem(url)
-    with naming(url):
-        try:
-            return int(fs.size(path))
-        except FileNotFoundError:
-            return None
-
-
+@retried
 def names(url: str) -> list[str]:
     """Sorted names directly below `url`; empty if it does not exist."""
     fs, path = filesystem(url)
     with naming(url):
         fs.invalidate_cache(path)
         try:
-            found = fs.ls(path, detail=False)
+            found = call(fs, "ls", path, detail=False, seconds=deadline())
         except FileNotFoundError:
             return []
-        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+    return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
 
 
 def read_bytes(url: str) -> bytes:
     """The whole file; StorageError if it cannot be read."""
-    fs, path = filesystem(url)
+    local = local_path(url)
+    if local is not None:
+        return _read_local(url, local)
+    total = size(url)
+    if total is None:
+        raise StorageError(f"{url}: not found")
+    starts = range(0, total, PIECE)
+    return b"".join(read_ranges([ByteRange(url, s, min(s + PIECE, total)) for s in starts]))
+
+
+@retried
+def _read_local(url: str, path: Path) -> bytes:
     with naming(url):
-        return bytes(fs.cat_file(path))
+        return path.read_bytes()  # a pipe as well, whose size is not known
 
 
 def read_json(url: str) -> Any:
@@ -90,63 +82,33 @@ def read_json(url: str) -> Any:
         raise StorageError(f"{url}: not JSON ({error})") from error
 
 
+@retried
 def write_bytes(url: str, data: bytes) -> None:
     """Write a whole file so that it appears complete or not at all."""
     fs, path = filesystem(url)
     with naming(url):
-        if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, data)  # object stores commit a put as a whole
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # a rename may reach the disk before the data otherwise
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if isinstance(fs, LocalFileSystem):
+            _write_local(Path(path), data)
+        else:  # object stores commit a put as a whole
+            call(fs, "pipe_file", path, data, seconds=patience(len(data)))
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before the data otherwise
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(url: str, value: Any) -> None:
     """Write readable JSON, whole or not at all."""
     write_bytes(url, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_range(url: str, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of a file; StorageError if it is shorter than that."""
-    fs, path = filesystem(url)
-    with naming(url):
-        data = bytes(fs.cat_file(path, start=start, end=stop))
-    if len(data) != stop - start:
-        raise StorageError(f"{url}: expected bytes {start} to {stop}, found {len(data)} of them")
-    return data
-
-
-def remove(url: str) -> None:
-    """Delete a file or a whole folder, if it is there."""
-    fs, path = filesystem(url)
-    with naming(url):
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-
-
-def upload_folder(folder: Path, url: str) -> None:
-    """Copy a local folder's files to `url`."""
-    fs, path = filesystem(url)
-    with naming(url):
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                fs.put_file(str(file), f"{path.rstrip('/')}/{file.relative_to(folder).as_posix()}")
-
-
-def download_folder(url: str, folder: Path) -> None:
-    """Copy everything below `url` into a local folder."""
-    fs, path = filesystem(url)
-    with naming(url):
-        fs.get(path.rstrip("/") + "/", str(folder) + "/", recursive=True)
 
 
 def append_line(url: str, text: str) -> None:
@@ -156,6 +118,60 @@ def append_line(url: str, text: str) -> None:
         before = read_bytes(url) if exists(url) else b""
         write_bytes(url, before + text.encode() + b"\n")
         return
-    local.parent.mkdir(parents=True, exist_ok=True)
-    with naming(url), local.open("a") as file:
-        file.write(text + "\n")
+    with naming(url):
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with local.open("a") as file:
+            file.write(text + "\n")
+
+
+@retried
+def remove(url: str) -> None:
+    """Delete a file or a whole folder, if it is there."""
+    fs, path = filesystem(url)
+    with naming(url):
+        try:
+            call(fs, "rm", path, recursive=True, seconds=deadline())
+        except FileNotFoundError:
+            return
+
+
+def upload_folder(folder: Path, url: str) -> None:
+    """Copy a local folder's files to `url`."""
+    fs, root = filesystem(url)
+
+    @retried
+    def put(file: Path) -> None:
+        name = file.relative_to(folder).as_posix()
+        with naming(join(url, name)):
+            seconds = patience(file.stat().st_size)
+            call(fs, "put_file", str(file), join(root, name), seconds=seconds)
+
+    with ThreadPoolExecutor(COPIES) as pool:
+        list(pool.map(put, sorted(file for file in folder.rglob("*") if file.is_file())))
+
+
+def download_folder(url: str, folder: Path) -> None:
+    """Copy everything below `url` into a local folder; StorageError if there is nothing."""
+    fs, root = filesystem(url)
+
+    @retried
+    def find() -> dict[str, dict[str, Any]]:
+        with naming(url):
+            return dict(call(fs, "find", root, detail=True, seconds=deadline()))
+
+    @retried
+    def get(path: str, expected: int) -> None:
+        name = path.removeprefix(root).strip("/")
+        target = folder / name
+        with naming(join(url, name)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            call(fs, "get_file", path, str(target), seconds=patience(expected))
+            found = target.stat().st_size
+        if found != expected:
+            raise TransientError(f"{join(url, name)}: received {found} of {expected} bytes")
+
+    files = find()
+    if not files:
+        raise StorageError(f"{url}: not found")
+    with ThreadPoolExecutor(COPIES) as pool:
+        list(pool.map(lambda item: get(item[0], int(item[1]["size"])), files.items()))

@@ -42,13 +42,17 @@ class ShardWriter:
         )
         self.moments.add(episode.state)
 
-    def commit(self) -> None:
-        """Store the tar, then its index: a shard without an index does not count."""
+    def finish(self) -> tuple[bytes, bytes]:
+        """The whole tar and the whole index file."""
         data = self.tar.getvalue() + END_OF_TAR
         info = index.ShardInfo(
             self.corpus.manifest.fingerprint, len(data), xxhash.xxh3_64_intdigest(data),
             self.moments,
         )  # fmt: skip
-        storage.write_bytes(self.corpus.tar_url(self.shard), data)
-        rows = pl.DataFrame(self.rows, schema=index.COLUMNS)
-        storage.write_bytes(self.corpus.index_url(self.shard), index.to_parquet(rows, info))
+        return data, index.to_parquet([pl.DataFrame(self.rows, schema=index.COLUMNS)], info)
+
+    def commit(self) -> None:
+        """Store the tar, then its index: a shard without an index does not count."""
+        tar, rows = self.finish()
+        storage.write_bytes(self.corpus.tar_url(self.shard), tar)
+        storage.write_bytes(self.corpus.index_url(self.shard), rows)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when datasets is imported: tests ask no server
 
@@ -17,6 +18,9 @@ from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.episode import Episode
 from palaestra.shards.schema import Schema, Slot
 from palaestra.shards.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from fault_proxy import FaultProxy
 
 # a deadline is a time limit, and machines are shared
 settings.register_profile("palaestra", deadline=None)
@@ -79,14 +83,15 @@ def episode_factory() -> Callable[..., Episode]:
 
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
-    """Writes a complete corpus of given shards (two by default) into `tmp_path`/corpus."""
+    """Writes a complete corpus of given shards (two by default) into `tmp_path`/corpus, or `url`."""
 
     def make(
-        shards: Iterable[Iterable[Episode]] | None = None, name: str = "corpus", **recipe: Any
-    ) -> Corpus:
+        shards: Iterable[Iterable[Episode]] | None = None, name: str = "corpus", url: str = "",
+        **recipe: Any,
+    ) -> Corpus:  # fmt: skip
         chosen = default_shards() if shards is None else [list(shard) for shard in shards]
         manifest = Manifest(SCHEMA, RECIPE | recipe, 3, len(chosen), {"palaestra": "test"})
-        corpus = Corpus.create(str(tmp_path / name), manifest)
+        corpus = Corpus.create(url or str(tmp_path / name), manifest)
         for number, episodes in enumerate(chosen):
             writer = ShardWriter(corpus, number)
             for episode in episodes:
@@ -97,3 +102,27 @@ def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
         return Corpus.open(corpus.url)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[FaultProxy]:
+    """A real object store behind a proxy that injects faults; for tests of the xdist group `s3`."""
+    from object_store import object_store
+
+    with object_store() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket(store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty bucket in `store`, found by the AWS variables; faults end with the test."""
+    from object_store import environment
+    from palaestra.shards.storage import filesystem
+
+    for name, value in environment(store.url).items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://test-{uuid.uuid4().hex}"
+    fs, path = filesystem(url)
+    fs.mkdir(path)
+    yield url
+    store.faults.clear()

@@ -19,7 +19,8 @@ from palaestra.shards.audit import audit
 from palaestra.shards.codec import decode_episode, encode_episode, tar_member
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.errors import CorpusError, CorruptionError
-from palaestra.shards.report import Report, print_report
+from palaestra.shards.report import Report
+from palaestra.shards.terminal import print_report
 from palaestra.shards.verify import DEEP_CHECKS, decode_sample
 from palaestra.shards.writer import ShardWriter
 
@@ -27,7 +28,7 @@ MakeCorpus = Callable[..., Corpus]
 FIRST = pl.col("key") == pl.col("key").first()
 CHECKS = (
     "complete", "shards", "strays", "merged index", "byte ranges", "steps", "mixture", "keys",
-    "finite", "actions", "rewards", "frozen videos", "segments", "seeds",
+    "finite", "actions", "rewards", "frozen videos", "segments", "seeds", "duplicates", "held out",
 )  # fmt: skip
 
 
@@ -42,9 +43,9 @@ def rewrite(
     """Plant a fault in a shard's index; the merged index goes, so that it does not differ."""
     path = Path(corpus.index_url(shard))
     data = path.read_bytes()
-    rows = change(index.from_parquet(data, str(path)))
-    known = dataclasses.replace(index.parquet_info(data, str(path)), **info)
-    path.write_bytes(index.to_parquet(rows.select(*index.COLUMNS), known))
+    known, rows = index.from_parquet(data, str(path))
+    known = dataclasses.replace(known, **info)
+    path.write_bytes(index.to_parquet([change(rows)], known))
     Path(corpus.merged_url).unlink(missing_ok=True)
 
 
@@ -69,10 +70,13 @@ def test_a_good_corpus_passes(make_corpus: MakeCorpus) -> None:
     returns = [sum(float(e.reward.sum(dtype=float)) for e in pair) for pair in zip(
         *[iter(default_shards()[0])] * 2, strict=True
     )]  # fmt: skip
-    assert expert["mean_return"] == pytest.approx(np.mean(returns))
+    assert expert["return_mean"] == pytest.approx(np.mean(returns))
     assert (expert["share"], expert["success_rate"]) == (0.5, 1.0)
-    assert expert["median_completion_step"] == 280
-    assert (noise["success_rate"], noise["median_completion_step"]) == (0.0, None)
+    assert expert["return_min"] == pytest.approx(min(returns))
+    assert expert["return_max"] == pytest.approx(max(returns))
+    assert (expert["length_mean"], expert["length_p50"]) == (304, 304)
+    assert expert["completion_p50"] == 280
+    assert (noise["success_rate"], noise["completion_p50"]) == (0.0, None)
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["passed"] is True
 
 
@@ -191,7 +195,7 @@ def test_an_unfinished_or_stale_corpus_is_told_apart(make_corpus: MakeCorpus) ->
     path.write_bytes(Path(other.index_url(1)).read_bytes())
     assert "stale index" in failed(audit(corpus))["shards"]
     path.write_bytes(b"PAR1")
-    assert "not an index file" in failed(audit(corpus))["shards"]
+    assert "damaged index" in failed(audit(corpus))["shards"]
     path.unlink()
     Path(corpus.index_url(0)).unlink()
     empty = audit(corpus, deep=True)

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from palaestra.shards import order
+from palaestra.shards.batch import SegmentBatch
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.episode import Episode
 from palaestra.shards.errors import CorruptionError, SchemaMismatchError, StorageError
-from palaestra.shards.reader import Reader, SegmentBatch, Source, split_by_match
+from palaestra.shards.reader import Reader
+from palaestra.shards.segments import Source, split_by_match
 
 MakeCorpus = Callable[..., Corpus]
 MakeEpisode = Callable[..., Episode]
@@ -43,7 +45,7 @@ def test_quotas_fill_every_batch_and_leave_no_gap(
 def test_an_epoch_holds_every_segment_once_in_runs(
     count: int, run: int, seed: int, epoch: int
 ) -> None:
-    found = order.epoch_order(count, run, seed, epoch, 0)
+    found = order.stretch(epoch * count, (epoch + 1) * count, count, run, seed, 0)
     assert sorted(found.tolist()) == list(range(count))
     starts = found[np.flatnonzero(np.diff(found, prepend=-10) != 1)]
     assert (starts % run == 0).all()
@@ -61,7 +63,7 @@ def test_ranks_share_a_batch_without_overlap(size: int, world_size: int, micro: 
 
 def test_epochs_and_seeds_differ() -> None:
     orders = {
-        order.epoch_order(100, 1, seed, epoch, source).tobytes()
+        order.stretch(100 * epoch, 100 * (epoch + 1), 100, 1, seed, source).tobytes()
         for seed in range(2) for epoch in range(2) for source in range(2)
     }  # fmt: skip
     assert len(orders) == 8

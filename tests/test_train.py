@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from palaestra.shards import order
 from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.errors import CheckpointError, RolloutError, SchemaMismatchError
-from palaestra.shards.reader import encode_instruction
 from palaestra.shards.schema import Slot
+from palaestra.shards.segments import encode_instruction
 from palaestra.shards.writer import ShardWriter
 from palaestra.train import __main__ as command_line
 from palaestra.train import checkpoint
@@ -173,8 +173,8 @@ def weights(run: Path, update: int = UPDATES) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(path)
 
 
-def assert_close(first: Path, second: Path, updates: int) -> None:
-    """The same batches, and numbers but for rounding.
+def assert_close(first: Path, second: Path, updates: int, loss: float = 1e-4) -> None:
+    """The same batches, and numbers but for rounding: losses to `loss`, relative.
 
     The norm of a gradient is the least exact of them: without AVX-512 two ways to accumulate it
     were seen to part by 0.1 %, with losses that agree to 0.01 %.
@@ -186,7 +186,7 @@ def assert_close(first: Path, second: Path, updates: int) -> None:
     for name in COMPARED:
         values = [[line[name] for line in lines if name in line] for lines in (mine, theirs)]
         assert values[0]
-        tolerance = 1e-2 if name == "gradient_norm" else 1e-4
+        tolerance = 1e-2 if name == "gradient_norm" else loss
         np.testing.assert_allclose(*values, rtol=tolerance, err_msg=name)
 
 
@@ -262,7 +262,8 @@ def test_a_stopped_run_saves_and_goes_on(finished: Path, folder: Path) -> None:
     assert saved == logged(run) < UPDATES
     with started(arguments) as process:
         assert f"updates {saved} to {UPDATES}" in finish(process)
-    assert_close(run, finished, UPDATES)
+    # two ranks against one: over twelve updates Adam lets rounding grow to 1.1e-4
+    assert_close(run, finished, UPDATES, loss=1e-3)
 
 
 @pytest.mark.slow
@@ -447,7 +448,7 @@ def test_a_corpus_that_changed_since_the_checkpoint_is_refused(
     settings = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(settings | {"corpora": [str(other)]}))
     _, *rest = words(folder, "changed")
-    assert "a corpus changed since this checkpoint" in refusal([str(other), *rest])
+    assert "changed since the checkpoint" in refusal([str(other), *rest])
 
 
 def test_debug_shows_the_traceback(folder: Path) -> None:

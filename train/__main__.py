@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -16,17 +16,23 @@ from .config import TrainConfig, check, load_preset, split_weight
 from .launch import end_with_launcher, launch
 from .loss import LossConfig
 
+if TYPE_CHECKING:
+    from ..shards.cache import RangeCache
+
 
 @dataclass(frozen=True)
 class Arguments:
     """Train a network on corpora. Running it again goes on from the newest checkpoint."""
 
     corpora: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Corpus URLs, each with an optional weight: CORPUS_A:0.95 CORPUS_B:0.05."""
+    """Corpus URLs, each with an optional weight: CORPUS_A:0.95 CORPUS_B:0.05. Tars without an index
+    do too: 's3://bucket/data/shard-{000000..000999}.tar'."""
     run: str
     """Where checkpoints and metrics go: a folder or any URL."""
     preset: str = "tiny"
     """Model size: a preset's name, or a TOML file of your own."""
+    where: str = ""
+    """Train on some segments only: "success and level >= 2" (any columns of the index, in SQL)."""
     inputs: str = "pixels+state"
     """What the network sees: pixels+state, pixels or state."""
     updates: int = 1000
@@ -53,6 +59,10 @@ class Arguments:
     """Share of segments trained without their action history."""
     recompute: bool = False
     """Activation checkpointing: less memory, a third more compute."""
+    cache: str | None = None
+    """Local folder that keeps what was read of the corpora; ranks on one machine share it."""
+    cache_size: float = 100.0
+    """GB that it may hold."""
     ranks: int = 1
     """Processes on this machine, sharing its cores; with a launcher such as torchrun leave it."""
     seed: int = 0
@@ -78,7 +88,7 @@ def resolve(arguments: Arguments) -> TrainConfig:
         raise ConfigError(f"--precision should be bf16, fp32 or auto, is {precision!r}")
     config = TrainConfig(
         corpora=tuple(url for url, _ in pairs), weights=tuple(weight for _, weight in pairs),
-        preset=arguments.preset, model=preset.model, inputs=arguments.inputs,
+        where=arguments.where, preset=arguments.preset, model=preset.model, inputs=arguments.inputs,
         updates=arguments.updates, batch=arguments.batch, micro_batch=arguments.micro_batch,
         peak_rate=preset.peak_rate if arguments.peak_rate is None else arguments.peak_rate,
         end_rate=arguments.end_rate,
@@ -103,14 +113,16 @@ def parse_interval(text: str) -> tuple[float, int]:
 
 def command(arguments: Arguments) -> int:
     """Check everything, then train."""
-    from ..shards.corpus import Corpus  # polars and torch: --help does without
+    from ..shards.plain import open_corpus  # polars and torch: --help does without
     from .run import check_run, record_run
 
     config = resolve(arguments)
     seconds, updates = parse_interval(arguments.checkpoint_every)
     if arguments.ranks < 1:
         raise ConfigError(f"--ranks should be positive, is {arguments.ranks}")
-    corpora = [Corpus.open(url) for url in config.corpora]
+    if arguments.cache_size <= 0:
+        raise ConfigError(f"--cache-size should be positive, is {arguments.cache_size:g}")
+    corpora = [open_corpus(url) for url in config.corpora]
     world_size = int(os.environ.get("WORLD_SIZE", arguments.ranks))
     check_run(arguments.run, config, corpora, world_size)
     if arguments.ranks > 1 and "RANK" not in os.environ:
@@ -125,7 +137,7 @@ def command(arguments: Arguments) -> int:
         with one_voice():
             if rank == 0:
                 record_run(arguments.run, config)
-            trainer = Trainer(config, arguments.run, corpora)
+            trainer = Trainer(config, arguments.run, corpora, open_cache(arguments))
             trainer.resume()
             if rank == 0:
                 describe(config, trainer.engine.parameter_count, trainer.start)
@@ -133,6 +145,15 @@ def command(arguments: Arguments) -> int:
     finally:
         stop_ranks()
     return 0
+
+
+def open_cache(arguments: Arguments) -> RangeCache | None:
+    """The cache that the flags ask for."""
+    from ..shards.cache import RangeCache
+
+    if arguments.cache is None:
+        return None
+    return RangeCache(arguments.cache, round(arguments.cache_size * 1e9))
 
 
 def describe(config: TrainConfig, parameters: int, start: int) -> None:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..shards.errors import RolloutError
-from ..shards.reader import encode_instruction
 from ..shards.schema import SEGMENT_STEPS, Schema
+from ..shards.segments import encode_instruction
 from .checkpoint import Exported, build_network, read_weights
 from .loss import mean_action
 from .model import Cache

@@ -52,6 +52,8 @@ class TrainConfig:
     precision: str
     """`bf16` or `fp32`."""
     loss: LossConfig = field(default_factory=LossConfig)
+    where: str = ""
+    """Condition on columns of the index that a segment has to meet; empty for all."""
     weight_decay: float = 0.01
     beta2: float = 0.95
     clip: float = 1.0

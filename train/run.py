@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from ..shards import storage
 from ..shards.corpus import Corpus
 from ..shards.errors import CheckpointError, ConfigError, CorpusError
-from ..shards.reader import split_by_match
+from ..shards.segments import parse_where, split_by_match
 from .checkpoint import MARKER, checkpoint_url, complete_checkpoints
 from .config import TrainConfig
 
@@ -42,8 +43,13 @@ def check_run(run: str, config: TrainConfig, corpora: Sequence[Corpus], world_si
         raise CheckpointError(
             f"{url}: written by {marker['world_size']} ranks, this run has {world_size}"
         )
-    if marker["corpora"] != corpora_state(corpora):
-        raise CorpusError(f"{url}: a corpus changed since this checkpoint")
+    states = zip(corpora, corpora_state(corpora), marker["corpora"], strict=True)
+    for corpus, state, then in states:
+        if state != then:
+            raise CorpusError(
+                f"{corpus.url} changed since the checkpoint {url}: fingerprint and contents were "
+                f"{' '.join(then)}, are {' '.join(state)}"
+            )
 
 
 def record_run(run: str, config: TrainConfig) -> None:
@@ -63,8 +69,8 @@ def newest_marker(run: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def corpora_state(corpora: Sequence[Corpus]) -> list[list[Any]]:
-    """What must not change while a run goes on."""
-    return [[corpus.manifest.fingerprint, len(corpus.index)] for corpus in corpora]
+    """What must not change while a run goes on: what the corpora claim and what they hold."""
+    return [[corpus.manifest.fingerprint, f"{corpus.contents:016x}"] for corpus in corpora]
 
 
 def _check_settings(run: str, config: TrainConfig) -> None:
@@ -94,17 +100,25 @@ def _check_corpora(config: TrainConfig, corpora: Sequence[Corpus]) -> None:
             f"preset {config.preset}: patch {config.model.patch} does not divide the corpus's "
             f"image size {schema.image_size}"
         )
-    training, held = split_by_match(config.validation_share)
     for corpus in corpora:
         schema.require_equal(corpus.schema, corpus.url)
-        for part, where in (("training", training), ("validation", held)):
-            wanted = part == "training" or config.validation_share
-            if wanted and corpus.index.filter(where).is_empty():
-                raise CorpusError(
-                    f"{corpus.url}: --validation-share {config.validation_share} leaves no "
-                    f"{part} match"
-                )
+        _check_split(config, corpus)
         mean, _ = corpus.moments.mean_and_deviation()
         if not np.isfinite(mean).all():
             bad = [n for n, s in schema.slices().items() if not np.isfinite(mean[s]).all()]
             raise CorpusError(f"{corpus.url}: state {', '.join(bad)} holds NaN or infinity")
+
+
+def _check_split(config: TrainConfig, corpus: Corpus) -> None:
+    """Raise CorpusError unless the filters leave something to train on and to validate with."""
+    training, held = split_by_match(config.validation_share)
+    where = parse_where(config.where) if config.where else pl.lit(True)
+    rows = corpus.select(training.alias("training"), held.alias("held"), where=where)
+    if rows.is_empty():
+        raise CorpusError(f"{corpus.url}: no segment meets --where {config.where!r}")
+    for part, wanted in (("training", True), ("held", config.validation_share > 0)):
+        if wanted and not rows[part].any():
+            name = "validation" if part == "held" else part
+            raise CorpusError(
+                f"{corpus.url}: --validation-share {config.validation_share} leaves no {name} match"
+            )

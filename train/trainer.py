@@ -10,18 +10,21 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
+import polars as pl
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..shards import storage
+from ..shards.batch import SegmentBatch
+from ..shards.cache import RangeCache
 from ..shards.console import Advance, progress
 from ..shards.corpus import Corpus
 from ..shards.errors import CheckpointError
 from ..shards.index import Moments
-from ..shards.reader import Reader, SegmentBatch, Source, split_by_match
+from ..shards.reader import Reader
+from ..shards.segments import Source, parse_where, split_by_match
 from . import checkpoint
 from .config import TrainConfig
 from .engine import Engine
@@ -50,8 +53,11 @@ class Every:
 class Trainer:
     """One run of one rank: the order of batches, the engine, metrics and checkpoints."""
 
-    def __init__(self, config: TrainConfig, run: str, corpora: Sequence[Corpus]) -> None:
-        self.config, self.run, self.corpora = config, run, list(corpora)
+    def __init__(
+        self, config: TrainConfig, run: str, corpora: Sequence[Corpus],
+        cache: RangeCache | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.run, self.corpora, self.cache = config, run, list(corpora), cache
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.schema = corpora[0].schema
         training, held = split_by_match(config.validation_share)
@@ -73,7 +79,8 @@ class Trainer:
             self.config.recompute,
         )  # fmt: skip
 
-    def _reader(self, where: Any, rank: int, world_size: int) -> Reader:
+    def _reader(self, part: pl.Expr, rank: int, world_size: int) -> Reader:
+        where = part & parse_where(self.config.where) if self.config.where else part
         sources = [
             Source(corpus, weight, where)
             for corpus, weight in zip(self.corpora, self.config.weights, strict=True)
@@ -81,7 +88,7 @@ class Trainer:
         return Reader(
             sources, batch_size=self.config.batch, micro_batch=self.config.micro_batch,
             seed=self.config.seed, rank=rank, world_size=world_size,
-            pixels="pixels" in self.config.inputs,
+            pixels="pixels" in self.config.inputs, cache=self.cache,
         )  # fmt: skip
 
     def resume(self) -> None:
@@ -312,5 +319,5 @@ def hash_seed(seed: int, update: int) -> int:
 
 
 def _tasks(corpora: Sequence[Corpus]) -> tuple[tuple[str, int], ...]:
-    found = {pair for c in corpora for pair in c.index.select("task", "level").unique().rows()}
-    return tuple(sorted(found))
+    pairs = (corpus.select("task", "level").unique().rows() for corpus in corpora)
+    return tuple(sorted({pair for rows in pairs for pair in rows}))

@@ -1,0 +1,79 @@
+"""Steps and shares of every cell against the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from . import index, storage
+from .corpus import Corpus
+from .errors import CorpusError
+from .report import CELL, Check, Tally, judge
+
+LONGEST_HORIZON = 1024  # steps; taken for a task of which no episode is there
+
+
+def recipe_shares(corpus: Corpus) -> tuple[pl.DataFrame, int, int]:
+    """Each cell's planned share, steps and wave of the recipe; CorpusError if it is damaged."""
+    recipe = corpus.manifest.recipe
+    schema: dict[str, Any] = {name: index.COLUMNS[name] for name in CELL} | {"planned": pl.Float64}
+    try:
+        total = sum(behaviour["weight"] for behaviour in recipe["behaviours"])
+        rows = [
+            (task, level, f"{b['policy']}+noise{b['noise']:g}" if b["noise"] else b["policy"],
+             b["weight"] / total / (len(b["tasks"]) * len(b["levels"])))
+            for b in recipe["behaviours"] for task in b["tasks"] for level in b["levels"]
+        ]  # fmt: skip
+        shares = pl.DataFrame(rows, schema, orient="row").group_by(CELL).agg(pl.sum("planned"))
+        return shares, int(recipe["steps"]), int(recipe["wave"])
+    except (KeyError, TypeError, ValueError, ArithmeticError, pl.exceptions.PolarsError) as error:
+        where = storage.join(corpus.url, "corpus.json")
+        raise CorpusError(f"{where}: cannot read its recipe ({error!r})") from error
+
+
+def mixture_checks(corpus: Corpus, episodes: pl.DataFrame, complete: bool) -> Iterator[Check]:
+    """Steps and shares against the recipe, to one wave.
+
+    Plans count whole episodes, so an episode that ended early counts here with its task's
+    horizon: the longest of that task. `generate.plan` stays within 0.9 of the largest wave
+    (simulated for 3 000 recipes).
+    """
+    shares, asked, lanes = recipe_shares(corpus)
+    if not complete:
+        yield from (Check(name, None, "not judged: unfinished") for name in ("steps", "mixture"))
+        return
+    cells = _cells(episodes, shares, lanes)
+    total, steps = int(cells["full"].sum()), int(episodes["steps"].sum())
+    note = f", {total - steps:,} fewer by episodes that ended early" if total > steps else ""
+    yield Check("steps", total >= asked, f"{steps:,} steps{note}, the recipe asks for {asked:,}")
+    wave, faults, worst = int(cells["wave"].max() or 0), Tally(), 0.0  # type: ignore[arg-type]
+    for cell in cells.sort(CELL).iter_rows(named=True):
+        planned, full = cell["planned"], cell["full"]
+        off = abs(full - (planned or 0.0) * total)
+        worst = max(worst, off)
+        if off > wave or planned is None:
+            faults.add(
+                f"{cell['task']} level {cell['level']} {cell['policy']}: {full / total:.1%} "
+                f"of the steps, {planned or 0.0:.1%} in the recipe"
+            )
+    told = f"within {worst:,.0f} steps of the recipe's shares; a wave is {wave:,}"
+    yield judge("mixture", faults, told)
+
+
+def _cells(episodes: pl.DataFrame, shares: pl.DataFrame, lanes: int) -> pl.DataFrame:
+    """Every cell found or planned: its steps if no episode ended early, and a wave's steps."""
+    tasks = episodes.group_by("task").agg(
+        horizon=pl.col("steps").max(), players=pl.col("player").max() + 1
+    )
+    cells = episodes.group_by(CELL).agg(count=pl.len())
+    cells = cells.join(shares, on=CELL, how="full", coalesce=True).join(tasks, "task", "left")
+    cells = cells.with_columns(
+        pl.col("count").fill_null(0), pl.col("horizon").fill_null(LONGEST_HORIZON),
+        pl.col("players").fill_null(1),
+    )  # fmt: skip
+    wave = pl.max_horizontal(lanes // pl.col("players"), 1) * pl.col("players")
+    return cells.with_columns(
+        full=pl.col("count").cast(pl.Int64) * pl.col("horizon"), wave=wave * pl.col("horizon")
+    )

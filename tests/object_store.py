@@ -1,0 +1,50 @@
+"""A real object store for tests and benchmarks: OpenStack Swift's S3 API behind a `FaultProxy`."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fault_proxy import FaultProxy
+
+ROOT = Path(__file__).parent.parent
+PYTHON = ROOT / ".venv-s3" / "bin" / "python"
+ACCOUNT = {
+    "AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}  # fmt: skip
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What a client's environment needs; nothing of the user's own configuration."""
+    nowhere = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), "/dev/null")
+    return ACCOUNT | nowhere | {"AWS_ENDPOINT_URL": endpoint}
+
+
+@contextmanager
+def swift() -> Iterator[int]:
+    """The port on loopback of an empty store; it and its files go at the end."""
+    if not PYTHON.exists():
+        raise RuntimeError(f"{PYTHON}: not found; `make test` installs the S3 server there")
+    with tempfile.TemporaryDirectory(prefix="palaestra-swift-") as folder:
+        # eventlet warns whoever imports it that new projects should not
+        command = [PYTHON, "-W", "ignore", Path(__file__).with_name("swift_server.py"), folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                if not line:
+                    raise RuntimeError("the S3 server did not start; its error is on stderr")
+                yield int(line)
+            finally:
+                process.kill()
+
+
+@contextmanager
+def object_store() -> Iterator[FaultProxy]:
+    """An empty store, answering at the proxy's URL."""
+    with swift() as port, FaultProxy(port).running() as proxy:
+        yield proxy
