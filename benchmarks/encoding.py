@@ -171,7 +171,7 @@ def pixel_variants() -> dict[str, Variant]:
             hash_log=16, chain_log=16,
         )  # fmt: skip
     for level in (-1, 1, 3):
-        # zstd's defaults, then two that hash more often and compare no more or fewer places
+        # rate/bucket: zstd's defaults, then denser hashing, then half the places to compare too
         for rate, bucket in ((7, 3), (4, 3), (4, 2)):
             found[f"level {level}, long {rate}/{bucket}"] = variant(
                 level, window_log=21, enable_ldm=True, ldm_hash_rate_log=rate,
@@ -197,7 +197,9 @@ def float_variants(layouts: Mapping[str, Layout]) -> dict[str, Variant]:
 
 def with_dictionary(examples: Sequence[Array]) -> dict[str, Variant]:
     """Level 1 with a dictionary of other samples' beginnings; none where they are too few."""
-    contents = [array.tobytes()[:DICTIONARY_BYTES] for array in examples]
+    contents: list[bytes | bytearray | memoryview] = [
+        array.tobytes()[:DICTIONARY_BYTES] for array in examples
+    ]
     try:
         dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, contents)
     except zstandard.ZstdError:

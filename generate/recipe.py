@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import tomllib
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Recipe:
     """Lanes played in lockstep."""
     image_size: int = 64
     """Pixels along each side of a frame."""
+    heldout: bool = False
+    """Whether it may hold tasks and levels that are held out of training (for evaluation only)."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored in corpus.json."""
@@ -75,6 +78,13 @@ def load_recipe(url: str, steps: int | None = None, allow_code: bool = False) ->
     return recipe
 
 
+def stored_recipe(data: dict[str, Any], where: str, allow_code: bool = False) -> Recipe:
+    """The recipe that a corpus's manifest holds; errors as `load_recipe`'s."""
+    recipe: Recipe = parse(Recipe, data, where)
+    check(recipe, where, allow_code)
+    return recipe
+
+
 def check(recipe: Recipe, where: str, allow_code: bool = False) -> None:
     """Raise a ConfigError that names the first entry that cannot be met."""
     for name in ("steps", "shard_steps", "wave", "image_size"):
@@ -88,6 +98,17 @@ def check(recipe: Recipe, where: str, allow_code: bool = False) -> None:
         raise ConfigError(f"{where}: behaviours: expected at least one")
     for i, behaviour in enumerate(recipe.behaviours):
         _check_behaviour(behaviour, f"{where}: behaviours[{i}]", allow_code)
+        if not recipe.heldout:
+            _check_held_out(behaviour, f"{where}: behaviours[{i}]")
+
+
+def _check_held_out(behaviour: Behaviour, where: str) -> None:
+    for task, level in itertools.product(behaviour.tasks, behaviour.levels):
+        if level in task_class(task).held_out:
+            raise ConfigError(
+                f"{where}: {task} level {level} is held out of training; with heldout = true the "
+                "recipe is one for evaluation and may hold it"
+            )
 
 
 def _check_behaviour(behaviour: Behaviour, where: str, allow_code: bool) -> None:

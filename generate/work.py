@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import platform
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,13 +13,14 @@ from ..shards import storage
 from ..shards.card import write_card
 from ..shards.console import console, progress
 from ..shards.corpus import Corpus, Manifest
-from ..shards.errors import ConfigError, CorpusError, PalaestraError
+from ..shards.errors import CorpusError
 from ..shards.writer import ShardWriter
 from . import raster
 from .plan import MATCHES_PER_SHARD, Wave, episode_seed, plan
 from .policies import make_policy
+from .pool import check_workers, in_processes
 from .recipe import Recipe
-from .registry import task_class
+from .registry import held_out, task_class
 from .rollout import Label, play
 from .slots import make_schema
 from .world import World
@@ -52,12 +47,13 @@ def manifest_of(recipe: Recipe) -> Manifest:
         seed=recipe.seed,
         shards=len(plan(recipe)),
         versions=versions(),
+        held_out=held_out(),
     )
 
 
 def versions() -> dict[str, str]:
     """Everything that decides a shard's bytes: packages, the C library, CPU features."""
-    packages = ("palaestra", "mujoco", "numpy", "numba", "zstandard")
+    packages = ("palaestra", "mujoco", "numpy", "numba", "polars", "pyarrow", "zstandard")
     features = ""
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -71,10 +67,32 @@ def versions() -> dict[str, str]:
     }
 
 
+def versions_apart(recorded: Mapping[str, str], but: Collection[str] = ()) -> list[str]:
+    """What decides bytes (but for some of it) and is not here as a manifest records it."""
+    return [
+        f"{name} {recorded.get(name) or 'unknown'} (here {found or 'unknown'})"
+        for name, found in versions().items()
+        if name not in but and recorded.get(name) != found
+    ]
+
+
 def write_shard(
     corpus: Corpus, recipe: Recipe, shard: int, on_step: Callable[[int], None] = lambda n: None
 ) -> ShardReport:
     """Play a shard's waves and commit it: the same bytes wherever it runs."""
+    writer = play_shard(corpus, recipe, shard, on_step)
+    writer.commit()
+    ends = [row for row in writer.rows if row["terminated"] or row["truncated"]]
+    return ShardReport(
+        shard, sum(row["steps"] for row in writer.rows), len(ends),
+        sum(row["success"] for row in ends), len(writer.tar.getbuffer()),
+    )  # fmt: skip
+
+
+def play_shard(
+    corpus: Corpus, recipe: Recipe, shard: int, on_step: Callable[[int], None] = lambda n: None
+) -> ShardWriter:
+    """Play a shard's waves into memory."""
     writer = ShardWriter(corpus, shard)
     match = shard * MATCHES_PER_SHARD
     for wave in plan(recipe)[shard]:
@@ -86,12 +104,7 @@ def write_shard(
         for episode in play(world, policy, seeds, label, on_step):
             writer.add(episode)
         match += wave.nsim
-    writer.commit()
-    ends = [row for row in writer.rows if row["terminated"] or row["truncated"]]
-    return ShardReport(
-        shard, sum(row["steps"] for row in writer.rows), len(ends),
-        sum(row["success"] for row in ends), len(writer.tar.getbuffer()),
-    )  # fmt: skip
+    return writer
 
 
 _worlds: dict[tuple[str, int, int, int], World] = {}
@@ -108,7 +121,7 @@ def _world(wave: Wave, image_size: int) -> World:
 def is_complete(corpus: Corpus, shard: int) -> bool:
     """Whether the index of a shard is this corpus's, and its tar has the size that it says."""
     try:
-        info = corpus.shard_info(shard)
+        info, _ = corpus.read_index(shard)
     except CorpusError:
         return False
     return storage.size(corpus.tar_url(shard)) == info.tar_bytes
@@ -120,8 +133,7 @@ def generate(recipe: Recipe, url: str, workers: int | None = None) -> Corpus:
     Raises DifferentCorpusError when the destination holds anything else. Killed at any moment,
     it leaves whole shards only; the same call goes on.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers should be positive, is {workers}")
+    check_workers(workers)
     for behaviour in recipe.behaviours:  # a name that does not import is found before any write
         make_policy(behaviour.policy, behaviour.noise, behaviour.arguments)
     corpus = Corpus.create(url, manifest_of(recipe))
@@ -135,7 +147,8 @@ def generate(recipe: Recipe, url: str, workers: int | None = None) -> Corpus:
         raster.compile()  # once, before the workers start
         with progress("generate", sum(steps.values())) as advance:
             done = successes = 0
-            for report in _run(corpus, recipe, missing, workers):
+            write = partial(write_shard, corpus, recipe)
+            for report in in_processes(write, missing, workers):
                 done, successes = done + report.episodes, successes + report.successes
                 advance(steps[report.shard], f"{successes / max(done, 1):.0%} success")
     if missing or not storage.exists(corpus.merged_url):
@@ -143,59 +156,3 @@ def generate(recipe: Recipe, url: str, workers: int | None = None) -> Corpus:
         corpus.write_merged()
     return Corpus.open(url)
 
-
-def _run(
-    corpus: Corpus, recipe: Recipe, shards: list[int], workers: int | None
-) -> Iterator[ShardReport]:
-    """Reports in order of completion, from processes of one thread each.
-
-    Spawned, not forked: a forked child hangs in polars or in its parent's Batch.
-    """
-    count = min(len(shards), workers or len(os.sched_getaffinity(0)))
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(
-        count, multiprocessing.get_context("spawn"), _start_worker, (Path.cwd(),)
-    ) as pool:
-        try:
-            with _interrupts_held():
-                waiting: set[Future[ShardReport]] = {
-                    pool.submit(write_shard, corpus, recipe, shard) for shard in shards
-                }
-            while waiting:
-                # without a timeout, ctrl-C was seen to wake this thread only when a shard ended
-                finished, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        except BaseException as error:  # do not sit out the shards in progress
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            if isinstance(error, BrokenProcessPool):
-                raise PalaestraError(
-                    "a worker died, perhaps for want of memory; the same command goes on from "
-                    "here, with fewer --workers if need be"
-                ) from error
-            raise
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold ctrl-C back: processes started meanwhile never see it, it is the parent's."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _start_worker(folder: Path) -> None:
-    """Relative URLs mean the same here as in the parent; without it there is no work."""
-    os.chdir(folder)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

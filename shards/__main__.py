@@ -46,10 +46,10 @@ class Arguments:
 
 def command(arguments: Arguments) -> int:
     """Check the arguments, audit, write and print."""
-    from .audit import audit, no_progress
+    from .audit.audit import audit, no_progress
+    from .audit.expect import load_expectations
+    from .audit.terminal import print_report
     from .corpus import Corpus
-    from .expect import load_expectations
-    from .terminal import print_report
 
     if arguments.sample < 0 or arguments.seed < 0:
         raise ConfigError("--sample and --seed should not be negative")
@@ -65,7 +65,7 @@ def command(arguments: Arguments) -> int:
             expectations=expected, advance=advance,
         )  # fmt: skip
     if arguments.html:
-        from .audit_page import build_page  # here: matplotlib takes a second to import
+        from .audit.page import build_page  # here: matplotlib takes a second to import
 
         page = build_page(corpus, report, _words(arguments), arguments.seed)
         storage.write_bytes(arguments.html, page.encode())

@@ -94,8 +94,7 @@ def decode_into(
     size = len(header) + values.nbytes
     try:
         if len(header) == HEADER_BYTES and zstandard.frame_content_size(data) == size:
-            # all input at once, and room for all output: only then does zstd work without a
-            # buffer of its own (twice as fast)
+            # all input at once, and room for all output: only then does zstd write to it directly
             frame = without_checksum(data)
             reader = _decompressor().stream_reader(frame, read_size=len(frame))
             if reader.readinto(room[:size]) == size and room[:HEADER_BYTES].tobytes() == header:
@@ -181,6 +180,22 @@ def split_members(data: memoryview, where: str) -> Iterator[tuple[str, memoryvie
         if header[156:157] in REGULAR:  # others are pax records, with times we have no use for
             yield header[:100].rstrip(b"\0").decode(), data[start : start + size]
         position = start + size + (-size % TAR_BLOCK)
+
+
+def sample_members(piece: memoryview, key: str, place: str) -> dict[str, memoryview]:
+    """A sample's members by suffix; CorruptionError if there are others in its stretch of tar."""
+    members: dict[str, memoryview] = {}
+    for name, content in split_members(piece, place):
+        prefix, _, suffix = name.rpartition("/")[2].partition(".")
+        if prefix != key or suffix in members:
+            raise CorruptionError(f"{place}: found member {name}")
+        members[suffix] = content
+    return members
+
+
+def decode_sample(piece: memoryview, key: str, place: str) -> Episode:
+    """The episode in a stretch of tar members; CorruptionError if they are not all of `key`."""
+    return decode_episode(sample_members(piece, key, place), place)
 
 
 def decode(key: str, data: bytes) -> Any:

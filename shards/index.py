@@ -178,15 +178,16 @@ def read(
 
     `columns` are read in that order, the others left alone.
     """
-    kinds = {name: COLUMNS[name] for name in columns}
-    if missing := [name for name in columns if name not in file.schema_arrow.names]:
+    present = set(file.schema_arrow.names)
+    if missing := [name for name in columns if name not in present]:
         raise CorruptionError(f"{where}: damaged index (no column {missing[0]!r})")
+    wanted = pl.Schema({name: COLUMNS[name] for name in columns})
     for group in range(file.num_row_groups):
         with _reading(where):
             table = file.read_row_group(group, list(columns), use_threads=False)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
-        yield frame.select(pl.col(name).cast(kind) for name, kind in kinds.items())
+        yield frame if frame.schema == wanted else frame.select(columns).cast(wanted)
         del table, frame
         pa.default_memory_pool().release_unused()  # else 30 MB of what is freed stay
 

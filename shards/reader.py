@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import order
 from .batch import BatchArrays, SegmentBatch
 from .cache import RangeCache
-from .codec import split_members
+from .codec import sample_members
 from .fetch import Fetched, Fetcher, Piece
 from .schema import Schema
 from .segments import Source, behaviours_of, load_segments
@@ -148,11 +148,9 @@ class Reader:
     def _fill(self, arrays: BatchArrays, slot: int, piece: Piece, fetched: Fetched) -> None:
         table, number = self.tables[piece.source], piece.number
         url = self.sources[piece.source].corpus.tar_url(int(table.shard[number]))
-        where = f"{url}: sample {table.key(number)}"
-        members = {
-            name.rpartition("/")[2].partition(".")[2]: data
-            for name, data in split_members(fetched.bytes_of(piece), where)
-        }
+        key = table.key(number)
+        where = f"{url}: sample {key}"
+        members = sample_members(fetched.bytes_of(piece), key, where)
         arrays.fill(
             slot, members, int(table.steps[number]), where,
             terminated=bool(table.terminated[number]),

@@ -60,7 +60,7 @@ def patience(size: int = 0) -> float:
 
 def backoff(attempt: int, rng: random.Random) -> float:
     """Seconds to wait after a failed attempt, counted from 1."""
-    return rng.uniform(0, min(CAP_S, BASE_S * 2 ** min(attempt, 10)))
+    return rng.uniform(0, min(CAP_S, BASE_S * 2 ** min(attempt, 20)))
 
 
 def retried(call: Callable[P, T]) -> Callable[P, T]:

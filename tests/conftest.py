@@ -83,7 +83,7 @@ def episode_factory() -> Callable[..., Episode]:
 
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
-    """Writes a complete corpus of given shards (two by default) into `tmp_path`/corpus, or `url`."""
+    """Writes a complete corpus of given shards, two by default, into `tmp_path`/corpus or `url`."""
 
     def make(
         shards: Iterable[Iterable[Episode]] | None = None, name: str = "corpus", url: str = "",

@@ -10,9 +10,9 @@ from palaestra.generate import work
 from palaestra.generate.recipe import Behaviour, Recipe
 from palaestra.shards import storage
 from palaestra.shards.card import write_card
+from palaestra.shards.codec import decode_sample
 from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.episode import Episode
-from palaestra.shards.verify import decode_sample
 from palaestra.shards.writer import ShardWriter
 
 RECIPE = Recipe(

@@ -33,6 +33,11 @@ pipeline = catch_errors gatekeeper cache listing_formats bulk s3api tempauth slo
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+# one process serves all: when it is busy nobody answers in the half second that Swift expects, and
+# a server that fails ten times is left alone for a minute, though there is no other
+conn_timeout = 60
+node_timeout = 60
+error_suppression_limit = 1000000
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:1
@@ -70,7 +75,7 @@ def main(folder: Path) -> None:
     set_swift_dir(str(folder))  # /etc/swift otherwise
     conf = {
         "devices": str(folder / "devices"), "swift_dir": str(folder), "mount_check": "false",
-        "fallocate_reserve": "0", "log_level": "ERROR",
+        "fallocate_reserve": "0", "log_level": "ERROR", "conn_timeout": "60", "node_timeout": "60",
     }  # fmt: skip
     for kind, controller in SERVERS.items():
         socket = listen()

@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 from conftest import default_shards, make_episode
 from palaestra.shards import index
-from palaestra.shards.audit import audit
-from palaestra.shards.codec import decode_episode, encode_episode, tar_member
+from palaestra.shards.audit.audit import audit
+from palaestra.shards.audit.report import Report
+from palaestra.shards.audit.terminal import print_report
+from palaestra.shards.audit.verify import DEEP_CHECKS
+from palaestra.shards.codec import decode_episode, decode_sample, encode_episode, tar_member
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.errors import CorpusError, CorruptionError
-from palaestra.shards.report import Report
-from palaestra.shards.terminal import print_report
-from palaestra.shards.verify import DEEP_CHECKS, decode_sample
 from palaestra.shards.writer import ShardWriter
 
 MakeCorpus = Callable[..., Corpus]

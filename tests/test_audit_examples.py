@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from palaestra.generate.recipe import load_recipe
 from palaestra.generate.work import manifest_of, write_shard
+from palaestra.shards.audit.verify import DEEP_CHECKS
 from palaestra.shards.corpus import Corpus
-from palaestra.shards.verify import DEEP_CHECKS
 from test_audit import CHECKS
 
 ROOT = Path(__file__).parent.parent

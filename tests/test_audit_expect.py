@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import default_shards
-from palaestra.shards.audit import audit
+from palaestra.shards.audit.audit import audit
+from palaestra.shards.audit.expect import Bounds, CellBounds, load_expectations
+from palaestra.shards.audit.report import Report
+from palaestra.shards.audit.summary import summarise
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.errors import ConfigError, StorageError
-from palaestra.shards.expect import Bounds, CellBounds, load_expectations
-from palaestra.shards.report import Report
-from palaestra.shards.summary import summarise
 from test_audit import failed, run_audit
 
 MakeCorpus = Callable[..., Corpus]

@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import RECIPE, SCHEMA, default_shards, make_episode
-from palaestra.shards import index, storage, survey
-from palaestra.shards.audit import audit
+from palaestra.shards import index, storage
+from palaestra.shards.audit import survey
+from palaestra.shards.audit.audit import audit
+from palaestra.shards.audit.report import GROUP
+from palaestra.shards.audit.summary import finest, summarise
+from palaestra.shards.audit.survey import ahead
 from palaestra.shards.corpus import Corpus, Manifest
-from palaestra.shards.report import GROUP
-from palaestra.shards.summary import finest, summarise
-from palaestra.shards.survey import ahead
 from palaestra.shards.writer import ShardWriter
 from test_audit import FIRST, failed, put, rewrite
 

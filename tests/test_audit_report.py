@@ -16,15 +16,15 @@ import polars as pl
 import pytest
 from conftest import default_shards, make_episode
 from palaestra.shards import console as console_module
-from palaestra.shards import terminal
-from palaestra.shards.audit import audit
-from palaestra.shards.audit_page import build_page, headline
-from palaestra.shards.contact import EPISODES, GAP, choose, contact_sheet, moments
+from palaestra.shards.audit import terminal
+from palaestra.shards.audit.audit import audit
+from palaestra.shards.audit.contact import EPISODES, GAP, choose, contact_sheet, moments
+from palaestra.shards.audit.expect import Bounds, Expectations, Range
+from palaestra.shards.audit.page import build_page, headline
+from palaestra.shards.audit.report import Report
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.episode import Episode
 from palaestra.shards.errors import CorruptionError
-from palaestra.shards.expect import Bounds, Expectations, Range
-from palaestra.shards.report import Report
 from PIL import Image
 from rich.console import Console
 from test_audit import failed, put, rewrite, run_audit

@@ -10,12 +10,12 @@ import mpmath
 import numpy as np
 import pytest
 from conftest import make_episode
-from palaestra.shards.audit import audit
+from palaestra.shards.audit.audit import audit
+from palaestra.shards.audit.report import Verified
+from palaestra.shards.audit.sampling import choose, upper_bound
+from palaestra.shards.audit.verify import DEEP_CHECKS, HEADERS
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.episode import ARRAYS
-from palaestra.shards.report import Verified
-from palaestra.shards.sampling import choose, upper_bound
-from palaestra.shards.verify import DEEP_CHECKS, HEADERS
 from test_audit import failed
 
 MakeCorpus = Callable[..., Corpus]

@@ -188,6 +188,7 @@ def load(tmp_path: Path, text: str, **options: Any) -> Recipe:
         ("wave = 2", "wave = 0", "wave should be positive, is 0"),
         ("wave = 2", "image_size = 1", "image_size should be at least 2, is 1"),
         ("seed = 5", "seed = -1", "seed should be in"),
+        ('["reach"]', '["lever"]', r"behaviours\[1\]: lever level 1 is held out .*heldout = true"),
         (RECIPE[RECIPE.index("[[") :], "behaviours = []", "behaviours: expected at least one"),
     ],
 )  # fmt: skip
@@ -199,6 +200,15 @@ def test_a_recipe_that_cannot_be_met_is_refused_by_name(
         load(tmp_path, RECIPE.replace(old, new))
     assert str(caught.value).startswith(f"{tmp_path}/recipe.toml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_for_evaluation_may_hold_what_is_held_out(tmp_path: Path) -> None:
+    text = RECIPE.replace('["reach"]', '["lever"]')
+    recipe = load(tmp_path, f"heldout = true\n{text}")
+    assert recipe.heldout and work.manifest_of(recipe).recipe["heldout"] is True
+    assert ("lever", 1) in work.manifest_of(recipe).held_out
+    assert ("maze", 3) in work.manifest_of(recipe).held_out
+    assert ("maze", 2) not in work.manifest_of(recipe).held_out
 
 
 def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from palaestra.shards import order
+from palaestra.shards import order, storage
 from palaestra.shards.batch import SegmentBatch
+from palaestra.shards.cache import RangeCache
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.episode import Episode
-from palaestra.shards.errors import CorruptionError, SchemaMismatchError, StorageError
+from palaestra.shards.errors import (
+    ConfigError,
+    CorpusError,
+    CorruptionError,
+    SchemaMismatchError,
+    StorageError,
+    UnknownNameError,
+)
 from palaestra.shards.reader import Reader
-from palaestra.shards.segments import Source, split_by_match
+from palaestra.shards.segments import Source, parse_where, split_by_match
+from palaestra.shards.storage import ByteRange
 
 MakeCorpus = Callable[..., Corpus]
 MakeEpisode = Callable[..., Episode]
@@ -147,6 +159,135 @@ def test_resuming_anywhere_gives_the_rest_of_the_stream(corpus: Corpus) -> None:
     source = reader(corpus)
     whole = [contents([batch]) for batch in source.batches(0, 7)]
     assert [contents([batch]) for batch in reader(corpus).batches(4, 7)] == whole[4:]
+
+
+def test_a_run_may_go_on_with_any_number_of_ranks(corpus: Corpus) -> None:
+    """1 → 2 → 4 → 3 → 8 → 1 ranks, three batches each: delivered and hashed as by one."""
+    alone = reader(corpus)
+    whole = [contents([batch]) for batch in alone.batches(0, 18)]
+    digests, value = [], 0
+    for batch in range(18):
+        value = alone.digest(batch, value)
+        digests.append(value)
+    cursor, resumed = 0, 0
+    for world_size in (1, 2, 4, 3, 8, 1):
+        ranks = [reader(corpus, rank=r, world_size=world_size) for r in range(world_size)]
+        streams = [list(rank.batches(cursor, cursor + 3)) for rank in ranks]
+        for number in range(3):
+            found = [piece for stream in streams for piece in contents([stream[number]])]
+            assert found == whole[cursor]
+            resumed = ranks[-1].digest(cursor, resumed)
+            assert resumed == digests[cursor]
+            cursor += 1
+        for rank in ranks:
+            rank.close()
+
+
+@pytest.mark.parametrize("read_ahead", [1, 1 << 14, 1 << 26])
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_memory_in_flight_is_bounded(
+    corpus: Corpus, read_ahead: int, prefetch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of storage, and not yet delivered: `read_ahead` and one global batch at most."""
+    asked = [0]
+    plain = storage.read_ranges
+
+    def counted(ranges: Sequence[ByteRange]) -> list[bytes]:
+        asked[0] += sum(r.stop - r.start for r in ranges)
+        return plain(ranges)
+
+    monkeypatch.setattr("palaestra.shards.fetch.storage.read_ranges", counted)
+    source = reader(corpus, read_ahead=read_ahead, prefetch=prefetch)
+    sizes = dict(corpus.select("key", "bytes").rows())
+    shares = [sum(sizes[key] for key in source.keys(batch)) for batch in range(12)]
+    delivered = 0
+    for number, _ in enumerate(source.stream(0, 12)):
+        assert asked[0] - delivered <= read_ahead + max(shares)
+        batch, part = divmod(number, source.accumulation)
+        keys = source.keys(batch)[part * 2 : part * 2 + 2]
+        delivered += sum(sizes[key] for key in keys)
+    assert asked[0] == delivered == sum(shares)
+
+
+def test_a_filter_leaves_what_it_says(corpus: Corpus) -> None:
+    where = parse_where("policy = 'random' and steps > 25")
+    source = Reader([Source(corpus, where=where)], batch_size=4, micro_batch=4, seed=0)
+    expected = corpus.index.filter((pl.col("policy") == "random") & (pl.col("steps") > 25))
+    assert sorted(source.tables[0].key(n) for n in range(source.counts[0])) == sorted(
+        expected["key"]
+    )
+    assert 0 < len(expected) < len(corpus.index)
+    (batch,) = source.stream(0, 1)
+    assert (batch.steps > 25).all()
+    assert {source.behaviours[b] for b in batch.behaviour} == {"random"}
+    nothing = Source(corpus, where=parse_where("level > 1"))
+    with pytest.raises(CorpusError, match="no segment passes"):
+        Reader([nothing], batch_size=4, micro_batch=4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("succes", UnknownNameError, "unknown column 'succes'; did you mean 'success'"),
+        ("level", ConfigError, "expected a condition on a row, found Int32"),
+        ("count(*) > 3", ConfigError, "expected a condition on a row"),
+        ("level >", ConfigError, "unable to parse"),
+        ("task = 3", ConfigError, "cannot compare"),
+        ("success; drop", ConfigError, "invalid expression"),
+        ("", ConfigError, "--where"),
+    ],
+)
+def test_a_filter_that_is_none_is_refused(
+    text: str, error: type[ConfigError], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        parse_where(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_read_once_is_read_from_the_cache(corpus: Corpus, tmp_path: Path) -> None:
+    cache = RangeCache(tmp_path / "cache", 1 << 24)
+    whole = [contents([batch]) for batch in reader(corpus, cache=cache).batches(0, 4)]
+    tars = {Path(corpus.tar_url(shard)): shard for shard in range(3)}
+    for tar in tars:
+        tar.rename(tar.with_suffix(".away"))
+    assert [contents([b]) for b in reader(corpus, cache=cache).batches(0, 4)] == whole
+    for tar in tars:
+        tar.with_suffix(".away").rename(tar)
+    for file in (tmp_path / "cache").iterdir():  # a disk that lies
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    assert [contents([b]) for b in reader(corpus, cache=cache).batches(0, 4)] == whole
+    for tar in tars:
+        tar.unlink()
+    assert [contents([b]) for b in reader(corpus, cache=cache).batches(0, 4)] == whole
+
+
+def test_bits_that_flip_on_the_way_are_read_again(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [contents([batch]) for batch in reader(corpus).batches(0, 3)]
+    plain, calls = storage.read_ranges, [0]
+
+    def flipping(ranges: Sequence[ByteRange]) -> list[bytes]:
+        calls[0] += 1
+        found = [bytearray(data) for data in plain(ranges)]
+        if calls[0] == 2:
+            found[0][700] ^= 4
+        return [bytes(data) for data in found]
+
+    monkeypatch.setattr("palaestra.shards.fetch.storage.read_ranges", flipping)
+    assert [contents([batch]) for batch in reader(corpus).batches(0, 3)] == whole
+
+
+def test_arrays_are_as_numpy_and_torch_want_them(corpus: Corpus) -> None:
+    """Rows apart by a header's room, but aligned, writable, and contiguous each."""
+    (batch,) = reader(corpus, micro_batch=8).stream(0, 1)
+    for array in (batch.state, batch.action, batch.reward, batch.pixels):
+        assert array is not None and array.flags.writeable and array.flags.aligned
+        assert all(row.flags.c_contiguous for row in array)
+        assert np.array_equal(torch.from_numpy(array).numpy(), array)
 
 
 def test_every_segment_comes_once_an_epoch(corpus: Corpus) -> None:

@@ -7,8 +7,8 @@ import io
 import logging
 import os
 import random
+import re
 import resource
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,16 @@ OPERATION = pytest.mark.parametrize(
 )
 
 
+def each(errors: dict[str, Callable[[], BaseException]], *often: str) -> pytest.MarkDecorator:
+    """All errors in a read, the others often met in every operation."""
+    cases = [
+        pytest.param(*OPERATIONS[name], error, id=f"{name}-{told}")
+        for name in OPERATIONS for told, error in errors.items()
+        if name == "read_range" or told in often
+    ]  # fmt: skip
+    return pytest.mark.parametrize(("method", "operate", "expected", "error"), cases)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A local folder of two files."""
@@ -150,8 +160,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@OPERATION
-@pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
+@each(TRANSIENT, "503", "reset", "timeout")
 def test_what_may_pass_is_tried_again_and_counted(
     root: str, folder: Path, method: str, operate: Operation, expected: Any,
     error: Callable[[], BaseException], caplog: pytest.LogCaptureFixture,
@@ -166,16 +175,16 @@ def test_what_may_pass_is_tried_again_and_counted(
     assert all(root in r.message and "trying again in" in r.message for r in logged)
 
 
-@OPERATION
-@pytest.mark.parametrize("error", PERMANENT.values(), ids=PERMANENT)
+@each(PERMANENT, "denied", "bucket", "disk full")
 def test_what_stays_is_told_at_once(
     root: str, folder: Path, method: str, operate: Operation, expected: Any,
     error: Callable[[], BaseException],
 ) -> None:  # fmt: skip
-    if isinstance(error(), FileNotFoundError) and method in ("info", "ls", "rm"):
-        pytest.skip("no such bucket is an answer to these")
     before = storage.retries()
     Script.faults[method] = [error()] * 9
+    if isinstance(error(), FileNotFoundError) and method in ("info", "ls", "rm"):
+        assert not operate(root, folder)  # that nothing is there answers the question
+        return
     with pytest.raises(StorageError, match=root) as caught:
         operate(root, folder)
     assert "\n" not in str(caught.value) and "gave up" not in str(caught.value)
@@ -191,13 +200,13 @@ def test_the_deadline_ends_it(
 ) -> None:  # fmt: skip
     monkeypatch.setenv(retry.VARIABLE, "0.05")
     Script.faults[method] = [TRANSIENT["503"]() for _ in range(10_000)]
-    start = time.monotonic()
     with pytest.raises(StorageError, match=root) as caught:
         operate(root, folder)
-    assert time.monotonic() - start > 0.02
-    told = str(caught.value)
-    assert "HTTP 503 SlowDown: Please reduce your request rate.; gave up after " in told
-    assert " attempts in 0." in told and "\n" not in told
+    line = (
+        r": HTTP 503 SlowDown: Please reduce your request rate\.; gave up after (\d+) attempts in"
+    )
+    found = re.search(line + r" \d+\.\d s$", str(caught.value))
+    assert found and int(found[1]) > 1
 
 
 def test_writes_leave_what_was_meant(root: str, folder: Path) -> None:
@@ -261,13 +270,12 @@ def test_a_permanent_fault_among_transient_ones_ends_it(root: str) -> None:
         storage.read_ranges(ranges)
 
 
-@pytest.mark.parametrize(
-    ("method", "operate", "expected"), OPERATIONS.values(), ids=OPERATIONS
-)  # fmt: skip
+@OPERATION
 def test_a_server_that_drips_is_a_fault(
     folder: Path, method: str, operate: Operation, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "SHORTEST_S", 0.02)
+    monkeypatch.setattr(retry, "SLOWEST", 10**9)
     monkeypatch.setenv(retry.VARIABLE, "0.08")
     storage.write_bytes("faulty://root/data", DATA)
     storage.write_bytes("faulty://root/more/data", DATA)
@@ -303,9 +311,7 @@ def test_a_damaged_parquet_file_is_named(root: str) -> None:
         read_column(f"{root}/nothing")
 
 
-def test_only_the_columns_named_are_fetched(
-    root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_columns_named_are_fetched(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from palaestra.shards import columns
 
     wanted: list[ByteRange] = []
@@ -333,17 +339,12 @@ def test_local_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     assert storage.read_bytes(url) == b"old"
 
 
-def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writer = os.open(pipe, os.O_RDWR)
-    os.write(writer, b"name = 'x'")
-    reading = os.open(pipe, os.O_RDONLY)
-    os.close(writer)
-    try:
-        assert storage.read_bytes(f"/dev/fd/{reading}") == b"name = 'x'"
-    finally:
-        os.close(reading)
+def test_a_pipe_is_read_to_its_end() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"name = 'x'")
+    os.close(writing)
+    assert storage.read_bytes(f"/dev/fd/{reading}") == b"name = 'x'"
+    os.close(reading)
 
 
 @pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
@@ -415,5 +416,3 @@ def test_the_s3_client_is_ours_to_bound_and_the_users_to_change(
 
 def test_the_script_covers_every_call() -> None:
     assert {method for method, *_ in OPERATIONS.values()} == set(METHODS)
-
-

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from .plots import BEHAVIOURS, EXPERT, LEARNED, MUTED, RANDOM, STYLE, panels, svg
+from ..plots import BEHAVIOURS, EXPERT, LEARNED, MUTED, RANDOM, STYLE, panels, svg
 from .report import Verified
 
 BINS = 32  # of a histogram

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from . import index, storage
-from .corpus import Corpus
-from .errors import CorpusError
+from .. import index, storage
+from ..corpus import Corpus
+from ..errors import CorpusError
 from .report import Check, Tally, judge
 from .survey import Part, ahead
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from .episode import ARRAYS
+from ..episode import ARRAYS
+from ..schema import SEGMENT_STEPS, Schema
 from .report import Tally
-from .schema import SEGMENT_STEPS, Schema
 
 # Share of repeated frames above which a video counts as frozen. Frames after completion are left
 # out: an expert that has arrived stands still (60 % of a reach). A random arm jammed against the

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import polars as pl
 
-from . import index, storage
-from .corpus import Corpus
-from .errors import CorpusError
-from .writer import END_OF_TAR
+from .. import index, storage
+from ..corpus import Corpus
+from ..errors import CorpusError
+from ..writer import END_OF_TAR
 
 SHARDS_AT_ONCE = 64  # their rows make one frame: 65 000 of them at 0.25 M steps a shard, 25 MB
 ROWS = index.COLUMNS | {"file": pl.Int32}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from .corpus import Corpus
+from ..corpus import Corpus
+from ..schema import EVALUATION_BIT
 from .report import GROUP, Check, Tally, judge
 from .rules import KEY, moving_frames, repeated_frames
-from .schema import EVALUATION_BIT
 
 SAMPLE = ["match", "player", "segment"]  # what a key is made of
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from ..console import Advance
+from ..corpus import Corpus
 from . import episodes, rules, sampling, survey, verify
-from .console import Advance
-from .corpus import Corpus
 from .expect import Expectations, expectation_checks
 from .merged import MergedIndex
 from .mixture import mixture_checks

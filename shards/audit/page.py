@@ -11,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from . import audit_plots as plots
+from ..corpus import Corpus
+from ..page import dot, facts, page, section
+from . import plots
 from .contact import Strip, contact_sheet
-from .corpus import Corpus
-from .page import dot, facts, page, section
 from .report import CELL, Report
 from .summary import finest, summarise
 

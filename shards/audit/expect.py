@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from . import storage
-from .config import parse
-from .errors import ConfigError
+from .. import storage
+from ..config import parse
+from ..errors import ConfigError
 from .report import CELL, Check, Tally, judge
 from .summary import summarise
 

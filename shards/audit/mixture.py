@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from . import index, storage
-from .corpus import Corpus
-from .errors import CorpusError
+from .. import index, storage
+from ..corpus import Corpus
+from ..errors import CorpusError
 from .report import CELL, Check, Tally, judge
 
 LONGEST_HORIZON = 1024  # steps; taken for a task of which no episode is there

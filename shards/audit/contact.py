@@ -13,10 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import storage
-from .corpus import Corpus
-from .errors import CorruptionError, PalaestraError
-from .verify import decode_sample
+from .. import storage
+from ..codec import decode_sample
+from ..corpus import Corpus
+from ..errors import CorruptionError, PalaestraError
 
 EPISODES = 3  # of each task and level
 GAP = 2  # pixels between two frames

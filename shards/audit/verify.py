@@ -13,18 +13,18 @@ import polars as pl
 import xxhash
 from numpy.typing import NDArray
 
-from . import index, storage
-from .codec import JSON_FIELDS, decode_episode, split_members
-from .console import Advance
-from .corpus import Corpus
-from .episode import ARRAYS, Episode
+from .. import index, storage
+from ..codec import JSON_FIELDS, decode_episode, sample_members
+from ..console import Advance
+from ..corpus import Corpus
+from ..episode import ARRAYS, Episode
+from ..errors import CorruptionError, RolloutError
+from ..storage import ByteRange
 from .episodes import SAMPLE, copies
-from .errors import CorruptionError, RolloutError
 from .merged import moments_equal
 from .report import Check, Tally, Verified, judge
 from .rules import KEY
 from .sampling import upper_bound
-from .storage import ByteRange
 
 DEEP_CHECKS = (
     "tar checksums", "segment checksums", "decoding", "schema", "index values", "contents",
@@ -170,22 +170,6 @@ def _verify_segment(
         fault = f"{place}: {', '.join(differing)} differ from the sample"
         found.tallies["index values"].add(fault)
     return episode
-
-
-def sample_members(piece: memoryview, key: str, place: str) -> dict[str, memoryview]:
-    """A sample's members by suffix; CorruptionError if there are others in its stretch of tar."""
-    members: dict[str, memoryview] = {}
-    for name, content in split_members(piece, place):
-        prefix, _, suffix = name.partition(".")
-        if prefix != key or suffix in members:
-            raise CorruptionError(f"{place}: found member {name}")
-        members[suffix] = content
-    return members
-
-
-def decode_sample(piece: memoryview, key: str, place: str) -> Episode:
-    """The episode in a stretch of tar members; CorruptionError if they are not all of `key`."""
-    return decode_episode(sample_members(piece, key, place), place)
 
 
 def content_hash(episode: Episode) -> int:

@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from .console import console, fit
+from ..console import console, fit
 from .report import Report
 from .summary import finest
 

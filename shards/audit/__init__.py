@@ -1,0 +1,1 @@
+"""Is a corpus what it claims to be?"""
