@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from ..shards.console import console, progress, run_command
+from ..shards.console import console, no_progress, progress, run_command
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def replay_command(arguments: ReplayArguments) -> int:
     """Check the flags, then replay and compare, or repair."""
     from ..shards.corpus import Corpus
     from .pool import check_workers
-    from .replay import check_flags, draw, no_progress, replay
+    from .replay import check_flags, draw, replay
     from .replay_report import print_replay
 
     sample = check_flags(arguments.sample, arguments.all, arguments.seed, arguments.repair)
@@ -160,7 +160,6 @@ def repair_command(arguments: ReplayArguments) -> int:
     from ..shards.corpus import Corpus
     from .damage import find_damage
     from .repair import print_repairs, repair
-    from .replay import no_progress
 
     corpus = Corpus.open(arguments.url)
     shown = progress("look", corpus.manifest.shards, "shards")

@@ -11,10 +11,9 @@ import polars as pl
 import xxhash
 
 from ..shards import index, storage
-from ..shards.console import Advance
+from ..shards.console import Advance, no_progress
 from ..shards.corpus import Corpus
 from ..shards.errors import CorpusError
-from .replay import no_progress
 
 THREADS = min(4, os.cpu_count() or 1)  # each holds a tar, 60 MB
 

@@ -13,7 +13,7 @@ from ..shards import index, storage
 from ..shards.audit.merged import MergedIndex
 from ..shards.audit.survey import read_parts
 from ..shards.card import write_card
-from ..shards.console import Advance, console
+from ..shards.console import Advance, console, no_progress
 from ..shards.corpus import Corpus
 from ..shards.errors import CorpusError, CorruptionError
 from . import raster
@@ -22,7 +22,6 @@ from .plan import plan
 from .policies import SCRIPTED, make_policy
 from .pool import in_processes
 from .recipe import Recipe, stored_recipe
-from .replay import no_progress
 from .work import manifest_of, play_shard, versions_apart
 
 

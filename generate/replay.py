@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..shards import storage
 from ..shards.codec import decode_sample
-from ..shards.console import Advance
+from ..shards.console import Advance, no_progress
 from ..shards.corpus import Corpus
 from ..shards.episode import Episode
 from ..shards.errors import ConfigError, CorpusError, CorruptionError, RolloutError
@@ -37,10 +37,6 @@ COLUMNS = (
     "key", "task", "level", "match", "player", "segment", "seed", "steps", "shard", "offset",
     "bytes", "xxh3", "terminated", "truncated",
 )  # fmt: skip
-
-
-def no_progress(amount: float, note: str = "") -> None:
-    """Tell nobody."""
 
 
 def check_flags(sample: int | None, everything: bool, seed: int, repair: bool) -> int | None:

@@ -39,7 +39,8 @@ class ShardReport:
 
 def manifest_of(recipe: Recipe) -> Manifest:
     """The manifest of a recipe's corpus, made on this machine."""
-    ranges = [task_class(t).reward_range for b in recipe.behaviours for t in b.tasks]
+    tasks = sorted({task for behaviour in recipe.behaviours for task in behaviour.tasks})
+    ranges = [task_class(task).reward_range for task in tasks]
     reward_range = (min(low for low, _ in ranges), max(high for _, high in ranges))
     return Manifest(
         schema=make_schema(recipe.image_size, reward_range),
@@ -48,6 +49,7 @@ def manifest_of(recipe: Recipe) -> Manifest:
         shards=len(plan(recipe)),
         versions=versions(),
         held_out=held_out(),
+        horizons={task: task_class(task).horizon for task in tasks},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from . import storage
-from .console import console, progress, run_command
+from .console import console, no_progress, progress, run_command
 from .errors import ConfigError
 
 
@@ -46,7 +46,7 @@ class Arguments:
 
 def command(arguments: Arguments) -> int:
     """Check the arguments, audit, write and print."""
-    from .audit.audit import audit, no_progress
+    from .audit.audit import audit
     from .audit.expect import load_expectations
     from .audit.terminal import print_report
     from .corpus import Corpus

@@ -57,10 +57,12 @@ def _fetch(url: str, columns: Sequence[str]) -> BinaryIO:
     load([(min(start, max(0, total - footer)), start)])
     file = pa.BufferReader(pa.py_buffer(image))
     try:
-        metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
+        spans = _merged(_chunks(pq.read_metadata(file), set(columns)))
+        if not all(0 <= first <= last <= total for first, last in spans):
+            raise ValueError("chunks beyond its end")
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptionError(f"{url}: not Parquet ({str(error).splitlines()[0]})") from error
-    load(_merged(span for span in _chunks(metadata, set(columns)) if span[0] < start))
+    load(span for span in spans if span[0] < start)
     file.seek(0)
     return file
 

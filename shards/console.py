@@ -74,6 +74,10 @@ class Advance(Protocol):
     def __call__(self, amount: float, note: str = "") -> None: ...
 
 
+def no_progress(amount: float, note: str = "") -> None:
+    """An Advance that says nothing."""
+
+
 @contextmanager
 def progress(title: str, total: float, unit: str = "steps") -> Iterator[Advance]:
     """A bar with rate and time left on a terminal; a plain line every ten seconds elsewhere."""

@@ -37,6 +37,8 @@ class Manifest:
     """URL → sha256 of every checkpoint and league file that played."""
     held_out: tuple[tuple[str, int], ...] = ()
     """(task, level) of everything that the suite holds out of training."""
+    horizons: dict[str, int] = field(default_factory=dict)
+    """Steps of each task's longest episode: those that ended early count in full for the recipe."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
@@ -49,6 +51,7 @@ class Manifest:
             "versions": self.versions,
             "dependencies": self.dependencies,
             "held_out": [list(pair) for pair in self.held_out],
+            "horizons": self.horizons,
         }
 
     @staticmethod
@@ -62,6 +65,7 @@ class Manifest:
                 data["recipe"], int(data["seed"]), int(data["shards"]), data["versions"],
                 data["dependencies"],
                 tuple((str(task), int(level)) for task, level in data["held_out"]),
+                {str(task): int(steps) for task, steps in data["horizons"].items()},
             )  # fmt: skip
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorpusError(f"{where}: damaged manifest ({error!r})") from error

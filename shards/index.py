@@ -14,12 +14,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from numpy.typing import NDArray
 
 from .episode import ARRAYS, Episode
 from .errors import CorruptionError
 
 METADATA = "palaestra"  # the key of the file's own metadata
+METADATA_SUM = "palaestra.xxh3"  # and of its checksum: Parquet has none for its footer
 ARROW = pl.CompatLevel.oldest()  # plain strings, which every Parquet reader knows
 ROW_GROUP = 65_536  # rows of the merged index read at once; about 25 MB of them in memory
 COLUMNS: dict[str, Any] = {
@@ -118,13 +120,13 @@ def to_parquet(frames: Iterable[pl.DataFrame], info: ShardInfo) -> bytes:
     ) as writer:
         for frame in frames:
             writer.write_table(frame.select(*COLUMNS).to_arrow(compat_level=ARROW))
-        metadata = {
+        about = json.dumps({
             "fingerprint": info.fingerprint, "tar_bytes": info.tar_bytes,
             "tar_xxh3": info.tar_xxh3, "state_count": info.moments.count,
             "state_sum": info.moments.total.tolist(),
             "state_squares": info.moments.squares.tolist(),
-        }  # fmt: skip
-        writer.add_key_value_metadata({METADATA: json.dumps(metadata)})
+        })  # fmt: skip
+        writer.add_key_value_metadata({METADATA: about, METADATA_SUM: _sum(about.encode())})
     return buffer.getvalue()
 
 
@@ -138,6 +140,10 @@ def regrouped(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
             waiting.clear()
     if waiting:
         yield pl.concat(waiting)
+
+
+def _sum(data: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(data)
 
 
 @contextmanager
@@ -158,7 +164,11 @@ def open_parquet(source: BinaryIO | Path, where: str) -> pq.ParquetFile:
 def parquet_info(file: pq.ParquetFile, where: str) -> ShardInfo:
     """The metadata of an index file; CorruptionError if it is not ours."""
     try:
-        values = json.loads(file.metadata.metadata[METADATA.encode()])
+        found = file.metadata.metadata
+        about = found[METADATA.encode()]
+        if found[METADATA_SUM.encode()].decode() != _sum(about):
+            raise CorruptionError(f"{where}: damaged index (its metadata's checksum differs)")
+        values = json.loads(about)
         moments = Moments(
             values["state_count"],
             np.array(values["state_sum"]),

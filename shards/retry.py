@@ -22,6 +22,7 @@ from .faults import TransientError
 
 DEADLINE_S = 60.0
 BASE_S, CAP_S = 0.1, 10.0
+ATTEMPTS = 4  # that take as long as they may, before the deadline
 SHORTEST_S = 1.0  # time that an attempt has at least
 SLOWEST = 250_000  # bytes/s; a transfer below that has stalled
 VARIABLE = "PALAESTRA_STORAGE_DEADLINE"
@@ -55,7 +56,7 @@ def deadline() -> float:
 
 def patience(size: int = 0) -> float:
     """Seconds that one attempt to move `size` bytes may take; a slower one is a fault."""
-    return max(SHORTEST_S, deadline() / 4) + size / SLOWEST
+    return max(SHORTEST_S, deadline() / ATTEMPTS) + size / SLOWEST
 
 
 def backoff(attempt: int, rng: random.Random) -> float:

@@ -87,10 +87,12 @@ def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
 
     def make(
         shards: Iterable[Iterable[Episode]] | None = None, name: str = "corpus", url: str = "",
-        **recipe: Any,
+        horizons: dict[str, int] | None = None, **recipe: Any,
     ) -> Corpus:  # fmt: skip
         chosen = default_shards() if shards is None else [list(shard) for shard in shards]
-        manifest = Manifest(SCHEMA, RECIPE | recipe, 3, len(chosen), {"palaestra": "test"})
+        manifest = Manifest(
+            SCHEMA, RECIPE | recipe, 3, len(chosen), {"palaestra": "test"}, horizons=horizons or {}
+        )
         corpus = Corpus.create(url or str(tmp_path / name), manifest)
         for number, episodes in enumerate(chosen):
             writer = ShardWriter(corpus, number)
@@ -107,7 +109,7 @@ def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
 @pytest.fixture(scope="session")
 def store() -> Iterator[FaultProxy]:
     """A real object store behind a proxy that injects faults; for tests of the xdist group `s3`."""
-    from object_store import object_store
+    from s3_store import object_store
 
     with object_store() as proxy:
         yield proxy
@@ -116,8 +118,8 @@ def store() -> Iterator[FaultProxy]:
 @pytest.fixture
 def bucket(store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URL of an empty bucket in `store`, found by the AWS variables; faults end with the test."""
-    from object_store import environment
     from palaestra.shards.storage import filesystem
+    from s3_store import environment
 
     for name, value in environment(store.url).items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,7 @@
-"""An HTTP proxy on loopback that does to requests what networks and overloaded stores do."""
+"""An HTTP proxy on loopback that does to requests what networks and overloaded stores do.
+
+Tests run it in a thread; `fault_proxy.py UPSTREAM LATENCY` is a process that prints its port.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import re
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,3 +153,15 @@ def _flip(data: bytes) -> bytes:
     damaged = bytearray(data)
     damaged[len(damaged) // 2] ^= 1
     return bytes(damaged)
+
+
+async def main(upstream: int, latency: float) -> None:
+    """Serve until killed."""
+    proxy = FaultProxy(upstream, latency=latency)
+    await proxy.start()
+    print(proxy.port, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))

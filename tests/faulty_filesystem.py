@@ -85,9 +85,11 @@ class FaultySyncFileSystem(_Faulty, MemoryFileSystem):  # type: ignore[misc]
         for method in METHODS:
             setattr(self, method, partial(self._strike, method, getattr(self, method)))
 
-    def _strike(self, method: str, real: Callable[..., Any], path: str, *args: Any, **kw: Any) -> Any:
+    def _strike(
+        self, method: str, real: Callable[..., Any], path: str, *args: Any, **kwargs: Any
+    ) -> Any:  # fmt: skip
         fault = Script.next(method, path)
-        return damaged(real(path, *args, **kw), fault)
+        return damaged(real(path, *args, **kwargs), fault)
 
 
 def register() -> None:

@@ -136,6 +136,11 @@ def test_steps_and_mixture_follow_the_recipe(make_corpus: MakeCorpus) -> None:
     early = audit(make_corpus([waves[0], fall], name="early", steps=1024))
     assert failed(early) == {}
     assert "494 fewer by episodes that ended early" in early.checks[5].finding
+    falls = [[make_episode(9, e.match, policy=e.policy, terminated=True, truncated=False)
+              for e in wave] for wave in (waves[0], waves[7])]  # fmt: skip
+    assert set(failed(audit(make_corpus(falls, name="all early", steps=1024)))) == {"steps"}
+    told = make_corpus(falls, name="told", steps=1024, horizons={"reach": 256})
+    assert failed(audit(told)) == {}
     damaged = make_corpus(name="damaged", behaviours=[{"tasks": ["reach"]}])
     with pytest.raises(CorpusError, match=r"corpus\.json: cannot read its recipe"):
         audit(damaged)

@@ -22,11 +22,15 @@ import numpy as np
 import pytest
 import zstandard
 from conftest import RECIPE, SCHEMA, make_episode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from palaestra.shards import index
 from palaestra.shards.audit.audit import audit
 from palaestra.shards.card import write_card
 from palaestra.shards.codec import JSON_FIELDS, decode, decode_sample
 from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.episode import ARRAYS, Episode
+from palaestra.shards.errors import CorruptionError
 from palaestra.shards.index import COLUMNS
 from palaestra.shards.plain import open_corpus
 from palaestra.shards.reader import Reader
@@ -170,6 +174,25 @@ def test_the_format_page_names_every_column() -> None:
     page = (GOLDEN.parents[1] / "docs" / "format.md").read_text()
     generic = {f"{name}_{kind}" for name in ARRAYS for kind in ("min", "max", "nan")}
     assert all(f"`{name}`" in page for name in {*COLUMNS, *JSON_FIELDS} - generic)
+
+
+INDEX = (GOLDEN / "index" / "shard-000000.parquet").read_bytes()
+
+
+@settings(max_examples=300)
+@given(st.integers(0, len(INDEX) - 1), st.integers(0, 7))
+def test_a_bit_flipped_in_an_index_is_detected_or_harmless(byte: int, bit: int) -> None:
+    data = bytearray(INDEX)
+    data[byte] ^= 1 << bit
+    info, rows = index.from_parquet(INDEX, "index")
+    try:
+        found, flipped = index.from_parquet(bytes(data), "here.parquet")
+    except CorruptionError as error:
+        assert str(error).startswith("here.parquet: ") and "\n" not in str(error)
+    else:
+        assert flipped.equals(rows)
+        for name in ("fingerprint", "tar_bytes", "tar_xxh3"):
+            assert getattr(found, name) == getattr(info, name)
 
 
 def test_the_order_of_batches_has_not_changed() -> None:

@@ -23,7 +23,7 @@ from palaestra.generate.replay import draw, replay
 from palaestra.generate.replay_report import Outcome, Replay, rows
 from palaestra.generate.world import Step, World
 from palaestra.shards import storage
-from palaestra.shards.console import Advance
+from palaestra.shards.console import Advance, no_progress
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.episode import ARRAYS, Episode
 from palaestra.shards.errors import CorpusError, CorruptionError, SchemaMismatchError
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return build(str(tmp_path_factory.mktemp("small") / "corpus"))
 
 
-def replay_all(corpus: Corpus, advance: Advance = module.no_progress) -> Replay:
+def replay_all(corpus: Corpus, advance: Advance = no_progress) -> Replay:
     return replay(corpus, *draw(corpus, None), advance=advance)
 
 

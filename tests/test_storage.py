@@ -403,7 +403,7 @@ def test_the_s3_client_is_ours_to_bound_and_the_users_to_change(
 ) -> None:
     fs, path = storage.filesystem("s3://bucket/key")
     assert path == "bucket/key"
-    assert (fs.retries, fs.config_kwargs["retries"]) == (1, {"total_max_attempts": 1})
+    assert (fs.retries, fs.config_kwargs["retries"]["total_max_attempts"]) == (1, 1)
     assert not fs.dircache.use_listings_cache
     told = {"config_kwargs": {"read_timeout": 99}, "anon": True, "use_listings_cache": True}
     monkeypatch.setitem(fsspec.config.conf, "s3", told)

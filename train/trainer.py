@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..shards import storage
 from ..shards.batch import SegmentBatch
 from ..shards.cache import RangeCache
-from ..shards.console import Advance, progress
+from ..shards.console import Advance, no_progress, progress
 from ..shards.corpus import Corpus
 from ..shards.errors import CheckpointError
 from ..shards.index import Moments
@@ -108,7 +108,7 @@ class Trainer:
         log = _Log(self.run, self.start) if chief else None
         try:
             left = self.config.updates - self.start
-            shown = progress("train", left, "updates") if chief else nullcontext(_say_nothing)
+            shown = progress("train", left, "updates") if chief else nullcontext(no_progress)
             with shown as advance:
                 self._loop(checkpoint_every, validate_every, log, advance)
         finally:
@@ -300,10 +300,6 @@ class _Log:
         """Flush."""
         if self.board:
             self.board.close()
-
-
-def _say_nothing(amount: float, note: str = "") -> None:
-    """The progress of ranks other than the first."""
 
 
 def _update_of(line: str) -> float:

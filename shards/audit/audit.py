@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from ..console import Advance
+from ..console import Advance, no_progress
 from ..corpus import Corpus
 from . import episodes, rules, sampling, survey, verify
 from .expect import Expectations, expectation_checks
@@ -33,10 +33,6 @@ class IndexDigest:
     """As `episodes.by_episode` makes them."""
     samples: pl.DataFrame = field(default_factory=pl.DataFrame)
     """`episodes.SAMPLE` and xxh3 of every segment."""
-
-
-def no_progress(amount: float, note: str = "") -> None:
-    """For those who need not know."""
 
 
 def audit(

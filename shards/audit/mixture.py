@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -37,14 +37,13 @@ def mixture_checks(corpus: Corpus, episodes: pl.DataFrame, complete: bool) -> It
     """Steps and shares against the recipe, to one wave.
 
     Plans count whole episodes, so an episode that ended early counts here with its task's
-    horizon: the longest of that task. `generate.plan` stays within 0.9 of the largest wave
-    (simulated for 3 000 recipes).
+    horizon. `generate.plan` stays within 0.9 of the largest wave (simulated for 3 000 recipes).
     """
     shares, asked, lanes = recipe_shares(corpus)
     if not complete:
         yield from (Check(name, None, "not judged: unfinished") for name in ("steps", "mixture"))
         return
-    cells = _cells(episodes, shares, lanes)
+    cells = _cells(episodes, shares, lanes, corpus.manifest.horizons)
     total, steps = int(cells["full"].sum()), int(episodes["steps"].sum())
     note = f", {total - steps:,} fewer by episodes that ended early" if total > steps else ""
     yield Check("steps", total >= asked, f"{steps:,} steps{note}, the recipe asks for {asked:,}")
@@ -62,16 +61,21 @@ def mixture_checks(corpus: Corpus, episodes: pl.DataFrame, complete: bool) -> It
     yield judge("mixture", faults, told)
 
 
-def _cells(episodes: pl.DataFrame, shares: pl.DataFrame, lanes: int) -> pl.DataFrame:
+def _cells(
+    episodes: pl.DataFrame, shares: pl.DataFrame, lanes: int, horizons: Mapping[str, int]
+) -> pl.DataFrame:
     """Every cell found or planned: its steps if no episode ended early, and a wave's steps."""
     tasks = episodes.group_by("task").agg(
-        horizon=pl.col("steps").max(), players=pl.col("player").max() + 1
+        longest=pl.col("steps").max(), players=pl.col("player").max() + 1
     )
+    kinds: dict[str, Any] = {"task": pl.String, "horizon": pl.Int64}
+    known = pl.DataFrame(list(horizons.items()), kinds, orient="row")
     cells = episodes.group_by(CELL).agg(count=pl.len())
-    cells = cells.join(shares, on=CELL, how="full", coalesce=True).join(tasks, "task", "left")
+    cells = cells.join(shares, on=CELL, how="full", coalesce=True)
+    cells = cells.join(tasks, "task", "left").join(known, "task", "left")
     cells = cells.with_columns(
-        pl.col("count").fill_null(0), pl.col("horizon").fill_null(LONGEST_HORIZON),
-        pl.col("players").fill_null(1),
+        pl.col("count").fill_null(0), pl.col("players").fill_null(1),
+        horizon=pl.coalesce("horizon", "longest", pl.lit(LONGEST_HORIZON)),
     )  # fmt: skip
     wave = pl.max_horizontal(lanes // pl.col("players"), 1) * pl.col("players")
     return cells.with_columns(

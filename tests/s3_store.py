@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from fault_proxy import FaultProxy
 
-ROOT = Path(__file__).parent.parent
-PYTHON = ROOT / ".venv-s3" / "bin" / "python"
+HERE = Path(__file__).parent
+PYTHON = HERE.parent / ".venv-s3" / "bin" / "python"
 ACCOUNT = {
     "AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -25,22 +26,37 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 @contextmanager
+def server(*command: object) -> Iterator[int]:
+    """A process that prints the port at which it answers; killed at the end."""
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"{command} did not start; stderr says why")
+            yield int(line)
+        finally:
+            process.kill()
+
+
+@contextmanager
 def swift() -> Iterator[int]:
     """The port on loopback of an empty store; it and its files go at the end."""
     if not PYTHON.exists():
         raise RuntimeError(f"{PYTHON}: not found; `make test` installs the S3 server there")
-    with tempfile.TemporaryDirectory(prefix="palaestra-swift-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="palaestra-swift-") as folder,
         # eventlet warns whoever imports it that new projects should not
-        command = [PYTHON, "-W", "ignore", Path(__file__).with_name("swift_server.py"), folder]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                if not line:
-                    raise RuntimeError("the S3 server did not start; its error is on stderr")
-                yield int(line)
-            finally:
-                process.kill()
+        server(PYTHON, "-W", "ignore", HERE / "swift_server.py", folder) as port,
+    ):
+        yield port
+
+
+@contextmanager
+def delayed(port: int, latency: float) -> Iterator[str]:
+    """URL at which a proxy, in its own process, passes on the store's answers so late."""
+    with server(sys.executable, HERE / "fault_proxy.py", port, latency) as door:
+        yield f"http://127.0.0.1:{door}"
 
 
 @contextmanager
