@@ -12,6 +12,11 @@ Run: python benchmarks/object_store.py [--quick] [--corpus FOLDER] [--latency SE
 from __future__ import annotations
 
 import os
+
+# read when the libraries are loaded
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+os.environ["POLARS_MAX_THREADS"] = "1"
+
 import sys
 import time
 import uuid

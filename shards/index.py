@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,8 @@ from .episode import ARRAYS, Episode
 from .errors import CorruptionError
 
 METADATA = "palaestra"  # the key of the file's own metadata
-METADATA_SUM = "palaestra.xxh3"  # and of its checksum: Parquet has none for its footer
+FOOTER_SUM = b"palaestra.xxh3"  # and of the checksum of the footer, which Parquet lacks
+BLANK = b"0" * 16  # what stands there while it is computed
 ARROW = pl.CompatLevel.oldest()  # plain strings, which every Parquet reader knows
 ROW_GROUP = 65_536  # rows of the merged index read at once; about 25 MB of them in memory
 COLUMNS: dict[str, Any] = {
@@ -110,8 +111,9 @@ class ShardInfo:
 def to_parquet(frames: Iterable[pl.DataFrame], info: ShardInfo) -> bytes:
     """An index file of the frames' rows (COLUMNS), one row group each, and its metadata.
 
-    Pages carry CRC-32 sums, which `read` verifies: a bit flipped in a column is found although
-    readers fetch single columns. `info` is written last: its moments may grow while frames come.
+    Pages carry CRC-32 sums and the footer an XXH3, which readers verify: a bit flipped anywhere is
+    found, also by those who fetch single columns. `info` is written last: its moments may grow
+    while frames come.
     """
     buffer = io.BytesIO()
     schema = pl.DataFrame(schema=COLUMNS).to_arrow(compat_level=ARROW).schema
@@ -126,8 +128,29 @@ def to_parquet(frames: Iterable[pl.DataFrame], info: ShardInfo) -> bytes:
             "state_sum": info.moments.total.tolist(),
             "state_squares": info.moments.squares.tolist(),
         })  # fmt: skip
-        writer.add_key_value_metadata({METADATA: about, METADATA_SUM: _sum(about.encode())})
-    return buffer.getvalue()
+        writer.add_key_value_metadata({METADATA: about, FOOTER_SUM: BLANK})
+    data = bytearray(buffer.getvalue())
+    start = len(data) - footer_size(data)
+    place = start + _sum_place(data[start:])
+    data[place : place + len(BLANK)] = _footer_sum(data[start:])
+    return bytes(data)
+
+
+def footer_size(tail: bytes | bytearray) -> int:
+    """Bytes of the footer at the end of a Parquet file: its Thrift, their number, `PAR1`."""
+    return int.from_bytes(bytes(memoryview(tail)[-8:-4]), "little") + 8
+
+
+def _sum_place(footer: bytes | bytearray) -> int:
+    """Where in the footer its checksum stands; ValueError if it has none."""
+    return bytes(footer).rindex(FOOTER_SUM) + len(FOOTER_SUM) + 2  # Thrift's field and length
+
+
+def _footer_sum(footer: bytes | bytearray) -> bytes:
+    """XXH3-64 of the footer with the checksum's own digits as zeros, in hexadecimal."""
+    blanked, place = bytearray(footer), _sum_place(footer)
+    blanked[place : place + len(BLANK)] = BLANK
+    return xxhash.xxh3_64_hexdigest(blanked).encode()
 
 
 def regrouped(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -142,33 +165,40 @@ def regrouped(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(waiting)
 
 
-def _sum(data: bytes) -> str:
-    return xxhash.xxh3_64_hexdigest(data)
-
-
 @contextmanager
 def _reading(where: str) -> Iterator[None]:
     """Turn what a damaged file makes pyarrow raise into a CorruptionError that names it."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:  # OSError: a page's CRC
-        raise CorruptionError(f"{where}: damaged index ({str(error).splitlines()[0]})") from error
+    except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
+        # OSError: a page's CRC; ValueError: a column's name that is no UTF-8
+        reason = str(error).partition("\n")[0]
+        raise CorruptionError(f"{where}: damaged index ({reason})") from error
 
 
 def open_parquet(source: BinaryIO | Path, where: str) -> pq.ParquetFile:
-    """An index file; CorruptionError if it is not one."""
+    """An index file; CorruptionError if it is not one, or its footer's checksum differs."""
     with _reading(where):
-        return pq.ParquetFile(source, page_checksum_verification=True)
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        footer = _read_footer(source)
+        place = _sum_place(footer)
+        if footer[place : place + len(BLANK)] != _footer_sum(footer):
+            raise ValueError("its footer's checksum differs")
+        return file
+
+
+def _read_footer(source: BinaryIO | Path) -> bytes:
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(size - 8)
+        file.seek(size - footer_size(file.read(8)))
+        return file.read()
 
 
 def parquet_info(file: pq.ParquetFile, where: str) -> ShardInfo:
     """The metadata of an index file; CorruptionError if it is not ours."""
     try:
-        found = file.metadata.metadata
-        about = found[METADATA.encode()]
-        if found[METADATA_SUM.encode()].decode() != _sum(about):
-            raise CorruptionError(f"{where}: damaged index (its metadata's checksum differs)")
-        values = json.loads(about)
+        values = json.loads(file.metadata.metadata[METADATA.encode()])
         moments = Moments(
             values["state_count"],
             np.array(values["state_sum"]),
@@ -188,16 +218,18 @@ def read(
 
     `columns` are read in that order, the others left alone.
     """
-    present = set(file.schema_arrow.names)
+    with _reading(where):
+        present = set(file.schema_arrow.names)
     if missing := [name for name in columns if name not in present]:
         raise CorruptionError(f"{where}: damaged index (no column {missing[0]!r})")
     wanted = pl.Schema({name: COLUMNS[name] for name in columns})
     for group in range(file.num_row_groups):
         with _reading(where):
             table = file.read_row_group(group, list(columns), use_threads=False)
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
-        yield frame if frame.schema == wanted else frame.select(columns).cast(wanted)
+            frame = pl.DataFrame(table)
+            if frame.schema != wanted:
+                frame = frame.select(columns).cast(wanted)
+        yield frame
         del table, frame
         pa.default_memory_pool().release_unused()  # else 30 MB of what is freed stay
 

@@ -12,8 +12,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from .corpus import Corpus
-from .episode import sample_key
-from .errors import ConfigError, CorpusError, UnknownNameError
+from .episode import ARRAYS, sample_key
+from .errors import ConfigError, CorpusError, CorruptionError, UnknownNameError
 from .index import COLUMNS
 from .schema import INSTRUCTION_BYTES, SEGMENT_STEPS
 
@@ -78,9 +78,11 @@ class Segments:
 def load_segments(source: Source) -> Segments:
     """Read what is needed of the index; CorpusError if no segment passes the filter."""
     columns = [pl.col(name).cast(kind) for name, kind in NUMBERS.items()]
+    columns.append(pl.sum_horizontal(f"{name}_nan" for name in ARRAYS).alias("nan"))
     arrays: dict[str, NDArray[Any]] = {}
     codes = {name: _Codes() for name in TEXTS}
     for frame in source.corpus.frames(*columns, *TEXTS, where=source.where):
+        _require_numbers(frame, source.corpus.url)
         for name in (*NUMBERS, *TEXTS):
             values = codes[name].take(frame[name]) if name in codes else frame[name].to_numpy()
             array = arrays.setdefault(name, np.empty(0, values.dtype))
@@ -96,6 +98,14 @@ def load_segments(source: Source) -> Segments:
         **arrays, policies=tuple(codes["policy"].texts),
         instructions=np.stack([encode_instruction(text) for text in codes["instruction"].texts]),
     )  # fmt: skip
+
+
+def _require_numbers(frame: pl.DataFrame, url: str) -> None:
+    """Raise CorruptionError if the index tells of NaN: one would spread through all weights."""
+    for row in frame.filter(pl.col("nan") > 0).head(1).iter_rows(named=True):
+        key = sample_key(row["match"], row["player"], row["segment"])
+        found = f"expected no NaN, found {row['nan']} by its index"
+        raise CorruptionError(f"{url}: sample {key}: {found}")
 
 
 class _Codes:

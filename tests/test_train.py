@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import safetensors.torch
 import torch
 from conftest import RECIPE, SCHEMA, default_shards, make_episode
 from numpy.typing import NDArray
-from palaestra.shards import order
+from palaestra.shards import index, order
 from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.errors import CheckpointError, RolloutError, SchemaMismatchError
 from palaestra.shards.schema import Slot
@@ -293,9 +294,15 @@ def test_nan_stops_the_run_naming_update_batch_and_last_good_checkpoint(
     spoilt[100] = np.nan
     shards = [[make_episode(256, n, **({"reward": spoilt} if n == 2 else {})) for n in range(4)]]
     corpus = write_corpus(tmp_path / "corpus", shards)
+    (tmp_path / "preset.toml").write_text(PRESET)
+    expected = f"{corpus.url}: sample {corpus.index['key'][2]}: expected no NaN, found 1"
+    assert expected in failure(words(tmp_path, "told", "validation-share", 0))
+    info, rows = corpus.read_index(0)  # what its index does not tell shows in training
+    untold = rows.with_columns(reward_nan=pl.lit(0, pl.Int64))
+    for url in (corpus.index_url(0), corpus.merged_url):
+        Path(url).write_bytes(index.to_parquet([untold], info))
     batches = [order.global_batch(update, 1, (4,), (1000,), 0) for update in range(4)]
     bad = next(update for update, (_, segment) in enumerate(batches) if segment[0] == 2)
-    (tmp_path / "preset.toml").write_text(PRESET)
     flags = ("batch", 1, "micro-batch", 1, "checkpoint-every", "1u", "validation-share", 0)
     line = failure(words(tmp_path, "run", *flags))
     assert f"not finite at update {bad} (batch {corpus.index['key'][2]}" in line

@@ -129,6 +129,7 @@ class Trainer:
             began = time.monotonic()
             metrics = self._update(update, islice(stream, self.reader.accumulation))
             metrics["steps_per_s"] = metrics["steps"] / (time.monotonic() - began)
+            metrics["storage_retries"] = float(storage.retries())  # of this rank, so far
             done = update + 1
             if validate_every and (done % validate_every == 0 or done == config.updates):
                 metrics |= self._validate()
