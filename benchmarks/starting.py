@@ -36,7 +36,8 @@ SEGMENTS = auditing.WAVES * auditing.WAVE_SEGMENTS
 RANKS, BATCH, MICRO_BATCH = 128, 2048, 2
 STARTS = (0, 1, 953, 50_000)  # global batches; an epoch has about 960
 HELD = 0.02  # of the matches, for validation: the filter is part of the work
-OWN = ("offset", "bytes", "xxh3", "steps", "terminated")  # columns of the real tar
+# columns of the real tar, so that all shards hold the same matches
+OWN = ("key", "match", "player", "segment", "offset", "bytes", "xxh3", "steps", "terminated")
 REPETITIONS = 3
 
 

@@ -143,7 +143,10 @@ def footer_size(tail: bytes | bytearray) -> int:
 
 def _sum_place(footer: bytes | bytearray) -> int:
     """Where in the footer its checksum stands; ValueError if it has none."""
-    return bytes(footer).rindex(FOOTER_SUM) + len(FOOTER_SUM) + 2  # Thrift's field and length
+    place = bytes(footer).rfind(FOOTER_SUM)
+    if place < 0:
+        raise ValueError("its footer has no checksum")
+    return place + len(FOOTER_SUM) + 2  # Thrift's field and length
 
 
 def _footer_sum(footer: bytes | bytearray) -> bytes:
