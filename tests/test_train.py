@@ -67,9 +67,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_corpus(path: Path, shards: list[list[Any]] | None = None) -> Corpus:
+def write_corpus(
+    path: Path, shards: list[list[Any]] | None = None, **manifest: Any
+) -> Corpus:
     shards = default_shards() if shards is None else shards
-    corpus = Corpus.create(str(path), Manifest(SCHEMA, RECIPE, 3, len(shards), {}))
+    corpus = Corpus.create(str(path), Manifest(SCHEMA, RECIPE, 3, len(shards), {}, **manifest))
     for number, episodes in enumerate(shards):
         writer = ShardWriter(corpus, number)
         for episode in episodes:
@@ -308,6 +310,20 @@ def test_nan_stops_the_run_naming_update_batch_and_last_good_checkpoint(
     assert f"not finite at update {bad} (batch {corpus.index['key'][2]}" in line
     last = f"{tmp_path}/run/checkpoints/update-{bad:08d}" if bad else "none"
     assert line.endswith(f"last good checkpoint: {last}")
+
+
+def test_what_is_held_out_is_not_trained_on(
+    folder: Path, tmp_path: Path, refusal: Callable[[list[str]], str]
+) -> None:
+    shards = [[make_episode(256, n, level=1 + n % 2) for n in range(8)]]
+    write_corpus(tmp_path / "corpus", shards, held_out=(("reach", 2), ("push", 1)))
+    shutil.copy(folder / "preset.toml", tmp_path)
+    line = refusal(words(tmp_path, "run"))
+    assert f"{tmp_path}/corpus: holds reach level 2, which is held out of training" in line
+    assert not (tmp_path / "run").exists()
+    flags = ("where", "level = 1", "updates", 1, "validation-share", 0)
+    with started(words(tmp_path, "run", *flags)) as process:
+        assert "updates 0 to 1" in finish(process)
 
 
 def test_ranks_that_fail_report_once(tmp_path: Path) -> None:

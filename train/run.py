@@ -110,15 +110,24 @@ def _check_corpora(config: TrainConfig, corpora: Sequence[Corpus]) -> None:
 
 
 def _check_split(config: TrainConfig, corpus: Corpus) -> None:
-    """Raise CorpusError unless the filters leave something to train on and to validate with."""
+    """Raise CorpusError unless the filters leave what may be trained on, and some to validate."""
     training, held = split_by_match(config.validation_share)
     where = parse_where(config.where) if config.where else pl.lit(True)
-    rows = corpus.select(training.alias("training"), held.alias("held"), where=where)
-    if rows.is_empty():
+    parts: set[str] = set()
+    cells: set[tuple[str, int]] = set()
+    columns = (training.alias("training"), held.alias("validation"), "task", "level")
+    for rows in corpus.frames(*columns, where=where):
+        parts |= {name for name in ("training", "validation") if rows[name].any()}
+        cells.update(rows.select("task", "level").unique().rows())
+    if not cells:
         raise CorpusError(f"{corpus.url}: no segment meets --where {config.where!r}")
-    for part, wanted in (("training", True), ("held", config.validation_share > 0)):
-        if wanted and not rows[part].any():
-            name = "validation" if part == "held" else part
+    for task, level in sorted(cells & set(corpus.manifest.held_out)):
+        raise CorpusError(
+            f"{corpus.url}: holds {task} level {level}, which is held out of training; "
+            "leave it out by --where"
+        )
+    for part, wanted in (("training", True), ("validation", config.validation_share > 0)):
+        if wanted and part not in parts:
             raise CorpusError(
-                f"{corpus.url}: --validation-share {config.validation_share} leaves no {name} match"
+                f"{corpus.url}: --validation-share {config.validation_share} leaves no {part} match"
             )
