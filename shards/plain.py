@@ -53,13 +53,14 @@ def open_plain(pattern: str) -> Corpus:
         states = list(pool.map(_state, tars))
     name = xxhash.xxh3_128_hexdigest("\n".join((*tars, *states)).encode())
     folder = storage.join(str(cache_folder()), "indexes", name)
-    schema = _schema_beside(tars[0]) or _schema_within(tars[0])
-    manifest = Manifest(
-        schema, {"name": "plain shards", "tars": list(tars), "states": states}, 0, len(tars), {}
-    )
-    made = Corpus.create(folder, manifest)
+    if storage.exists(storage.join(folder, "corpus.json")):
+        manifest = Corpus.open(folder).manifest  # without reading a tar for its schema again
+    else:
+        recipe = {"name": "plain shards", "tars": list(tars), "states": states}
+        schema = _schema_beside(tars[0]) or _schema_within(tars[0])
+        manifest = Corpus.create(folder, Manifest(schema, recipe, 0, len(tars), {})).manifest
     corpus = Corpus(folder, manifest, tars)
-    if not storage.exists(made.merged_url):
+    if not storage.exists(corpus.merged_url):
         _index_all(corpus)
     return corpus
 
