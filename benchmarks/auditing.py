@@ -42,7 +42,7 @@ def manifest(shards: int) -> Manifest:
     """Of a recipe that gives every cell the same share."""
     behaviours = [
         {"tasks": list(TASKS), "levels": list(LEVELS), "policy": policy, "weight": 1.0,
-         "noise": float(noise or 0)}
+         "noise": float(noise or 0), "opponents": []}
         for policy, _, noise in (name.partition("+noise") for name in POLICIES)
     ]  # fmt: skip
     recipe = {
@@ -98,6 +98,7 @@ def shard_rows(shard: int) -> pl.DataFrame:
     )
     rows = rows.with_columns(
         pl.lit(None).alias("rating"), pl.lit(None).alias("opponent_rating"),
+        pl.lit(None).alias("outcome"),
         offset=col("bytes").cum_sum() - col("bytes"),
     )
     return rows.select(col(name).cast(kind) for name, kind in index.COLUMNS.items())

@@ -32,7 +32,7 @@ import numpy as np
 import polars as pl
 import tyro
 import zstandard
-from palaestra.generate.recipe import load_recipe
+from palaestra.generate.recipe_file import load_recipe
 from palaestra.generate.work import generate
 from palaestra.shards import storage
 from palaestra.shards.codec import split_members

@@ -1,8 +1,10 @@
-"""`generate RECIPE DEST`, and `generate tasks`, `generate preview TASK`, `generate replay URL`."""
+"""`generate RECIPE DEST`, and `generate plan`, `tasks`, `preview` and `replay`."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,15 +12,19 @@ from typing import Annotated
 
 import tyro
 
-from ..shards.console import console, no_progress, progress, run_command
+from ..shards.console import console, fail, no_progress, progress, run_command
+from ..shards.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Simulate a recipe into a corpus of compressed shards. Running it again goes on.
 
-    Three commands besides: `generate tasks` lists the tasks, `generate preview TASK` films one,
-    `generate replay URL` simulates a corpus again and compares, or repairs it.
+    Four commands besides: `generate plan RECIPE` says what it will take, `generate tasks` lists the
+    tasks, `generate preview TASK` films one, `generate replay URL` simulates a corpus again and
+    compares, or repairs it.
+
+    Exits with 1 on an error, also if a shard failed; the others are there then.
     """
 
     recipe: Annotated[str, tyro.conf.Positional]
@@ -27,10 +33,50 @@ class Arguments:
     """Where the corpus goes: a folder, s3://, gs://, …"""
     steps: int | None = None
     """Interaction steps, instead of the recipe's."""
+    part: str | None = None
+    """Which of a recipe's parts; a corpus holds one."""
+    values: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
+    """A value for `{NAME}` in the recipe, such as a checkpoint's URL; may be repeated."""
     workers: int | None = None
     """Processes; by default one per core."""
+    engine: str = "processes"
+    """What runs them: `processes` on this machine, or `ray`."""
+    ray_address: str | None = None
+    """A running Ray cluster; by default Ray starts on this machine."""
+    array: bool = False
+    """Do this array job's share: SLURM_ARRAY_TASK_ID or PBS_ARRAY_INDEX says which."""
+    array_count: int | None = None
+    """Tasks of the whole array, numbered from 0: for PBS, and to run only some of them again."""
+    shards: str | None = None
+    """Only these, as 3,7-9."""
     allow_code: bool = False
     """Let the recipe name policies outside palaestra."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclass(frozen=True)
+class PlanArguments:
+    """Say what a recipe will take: shards, steps, bytes, and hours by a short measurement here."""
+
+    recipe: Annotated[str, tyro.conf.Positional]
+    """Recipe file (TOML), at any URL."""
+    steps: int | None = None
+    """Interaction steps, instead of the recipe's."""
+    part: str | None = None
+    """Which of a recipe's parts; by default all."""
+    values: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
+    """A value for `{NAME}` in the recipe, such as a checkpoint's URL; may be repeated."""
+    cores: tuple[int, ...] = (1, 16, 128, 1024)
+    """How many cores to tell the hours for."""
+    allow_code: bool = False
+    """Let the recipe name policies outside palaestra."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -97,19 +143,63 @@ class ReplayArguments:
     """Show tracebacks."""
 
 
-def command(arguments: Arguments) -> None:
-    """Validate everything, then generate."""
-    from .recipe import load_recipe
-    from .work import generate
+def command(arguments: Arguments) -> int:
+    """Validate everything, then generate; what failed decides the exit code."""
+    from .array import share_from
+    from .generation import Options, generate
+    from .recipe_file import load_recipe, parse_shards, parse_values
 
-    recipe = load_recipe(arguments.recipe, arguments.steps, arguments.allow_code)
-    corpus = generate(recipe, arguments.dest, arguments.workers)
-    index = corpus.index
+    share = share_from(os.environ, arguments.array_count) if arguments.array else None
+    if arguments.array_count is not None and not arguments.array:
+        raise ConfigError("--array-count is for --array")
+    options = Options(
+        arguments.workers, arguments.engine, arguments.ray_address, share,
+        parse_shards(arguments.shards),
+    )  # fmt: skip
+    recipe = load_recipe(
+        arguments.recipe, arguments.steps, arguments.allow_code, arguments.part,
+        parse_values(arguments.values),
+    )  # fmt: skip
+    outcome = generate(recipe, arguments.dest, options)
+    shards = outcome.corpus.manifest.shards
+    if outcome.failures:
+        failed = ",".join(str(failure.item) for failure in outcome.failures)
+        again = shlex.join([*recipe_words(arguments), "--shards", failed])
+        fail("generate", f"{len(outcome.failures)} of {shards} shards failed; again: {again}")
+        return 1
+    if outcome.missing:
+        console.print(f"{arguments.dest}: {outcome.missing} of {shards} shards are still missing")
+        return 0
+    index = outcome.corpus.select("steps", "bytes")
     steps, size = int(index["steps"].sum()), int(index["bytes"].sum())
     console.print(
-        f"{corpus.url}: {steps:,} steps in {corpus.manifest.shards} shards, "
-        f"{size / steps:.0f} bytes a step"
+        f"{arguments.dest}: {steps:,} steps in {shards} shards, {size / steps:.0f} bytes a step"
     )
+    return 0
+
+
+def recipe_words(arguments: Arguments) -> list[str]:
+    """The command line for the same corpus."""
+    words = ["generate", arguments.recipe, arguments.dest]
+    words += [] if arguments.steps is None else ["--steps", str(arguments.steps)]
+    words += [] if arguments.part is None else ["--part", arguments.part]
+    words += [word for value in arguments.values for word in ("--set", value)]
+    return [*words, "--allow-code"] if arguments.allow_code else words
+
+
+def plan_command(arguments: PlanArguments) -> None:
+    """Measure, and print the table."""
+    from .estimate import estimate, print_estimate
+    from .recipe_file import parse_values
+
+    found = estimate(
+        arguments.recipe, arguments.steps, arguments.part, parse_values(arguments.values),
+        arguments.allow_code,
+    )  # fmt: skip
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+    else:
+        print_estimate(found, arguments.cores)
 
 
 def tasks_command(arguments: TasksArguments) -> None:
@@ -180,7 +270,9 @@ def main() -> None:
     words = sys.argv[1:]
     first = next((word for word in words if not word.startswith("-")), "")
     rest = [word for i, word in enumerate(words) if i != words.index(first)] if first else words
-    if first == "tasks":
+    if first == "plan":
+        run_command(PlanArguments, plan_command, "generate plan", rest)
+    elif first == "tasks":
         run_command(TasksArguments, tasks_command, "generate tasks", rest)
     elif first == "preview":
         run_command(PreviewArguments, preview_command, "generate preview", rest)

@@ -64,6 +64,8 @@ def compare(stored: Episode, played: Episode, schema: Schema) -> Iterator[Differ
     yield from _field("steps", stored, played, last, last)
     for name in ENDING:
         yield from _field(name, stored, played, last, None)
+    if played.terminated or played.truncated:  # stored ones know it before their last segment
+        yield from _field("outcome", stored, played, last, None)
 
 
 def _field(

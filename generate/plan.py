@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 
 from ..shards.schema import EVALUATION_BIT
-from .recipe import Behaviour, Recipe
+from .recipe import SELF, Behaviour, Recipe
 from .registry import task_class
 
 MATCHES_PER_SHARD = 1_000_000  # match numbers are shard × this + n
@@ -22,6 +22,13 @@ class Wave:
     level: int
     behaviour: Behaviour
     nsim: int
+
+    @property
+    def opponent(self) -> str:
+        """Of a match: a name, or `self`; empty for one player."""
+        if task_class(self.task).players == 1:
+            return ""
+        return next(iter(self.behaviour.opponents), SELF)
 
     @property
     def steps(self) -> int:
@@ -50,13 +57,23 @@ def plan(recipe: Recipe) -> list[list[Wave]]:
     Each next wave goes to the cell that is furthest behind its share, so that any stretch of the
     corpus holds the mixture as nearly as whole waves can.
     """
+    if not _plans or _plans[0][0] != recipe:
+        _plans[:] = [(recipe, _plan(recipe))]
+    return _plans[0][1]
+
+
+_plans: list[tuple[Recipe, list[list[Wave]]]] = []  # the last: workers ask at every shard
+
+
+def _plan(recipe: Recipe) -> list[list[Wave]]:
     waves, shares = zip(*cells(recipe), strict=True)
-    steps = np.array([wave.steps for wave in waves], np.float64)
+    steps, wanted = np.array([wave.steps for wave in waves], np.float64), np.array(shares)
     written = np.zeros(len(waves))
+    total = 0.0
     shards: list[list[Wave]] = [[]]
     room = recipe.shard_steps
-    while written.sum() < recipe.steps:
-        behind = np.array(shares) * (written.sum() + steps) - written
+    while total < recipe.steps:
+        behind = wanted * (total + steps) - written
         cell = int(np.argmax(behind / steps))
         if shards[-1] and steps[cell] > room:
             shards.append([])
@@ -64,6 +81,7 @@ def plan(recipe: Recipe) -> list[list[Wave]]:
         shards[-1].append(waves[cell])
         room -= int(steps[cell])
         written[cell] += steps[cell]
+        total += steps[cell]
     return shards
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..shards.errors import ConfigError, PalaestraError, UnknownNameError
-from .rollout import Policy
+from .rollout import Policy, seat
 from .slots import ACTION_SIZE
 from .world import Observation, World, generators
 
@@ -52,24 +52,28 @@ class Expert:
 class Match:
     """Gives each player of a match a policy of its own."""
 
-    def __init__(self, policies: Sequence[Policy]) -> None:
-        self.policies = tuple(policies)
+    def __init__(self, policies: Sequence[Policy], alternate: bool = False) -> None:
+        """The first policy is player 0; if they `alternate`, in every other match player 1."""
+        self.policies, self.alternate = tuple(policies), alternate
 
     def reset(self, world: World, seeds: Sequence[int]) -> None:
         """Raises ConfigError unless there are as many policies as players."""
-        if len(self.policies) != world.task.players:
+        players = world.task.players
+        if len(self.policies) != players:
             raise ConfigError(
-                f"{world.task.name} is played by {world.task.players}, "
+                f"{world.task.name} is played by {players}, "
                 f"and {len(self.policies)} policies were given"
             )
+        sim, player = np.divmod(np.arange(world.nlane), players)
+        self.seat = seat(sim, player, players) if self.alternate else player
         for policy in self.policies:
             policy.reset(world, seeds)
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
-        count = len(self.policies)
         action = np.empty((len(observation.state), ACTION_SIZE), np.float32)
-        for player, policy in enumerate(self.policies):
-            action[player::count] = policy.act(observation)[player::count]
+        for number, policy in enumerate(self.policies):
+            own = self.seat == number
+            action[own] = policy.act(observation)[own]
         return action
 
 

@@ -19,9 +19,11 @@ from ..shards.errors import CorpusError, CorruptionError
 from . import raster
 from .damage import Damage
 from .plan import plan
-from .policies import SCRIPTED, make_policy
+from .players import inspect_players, players_of
+from .policies import SCRIPTED
 from .pool import in_processes
-from .recipe import Recipe, stored_recipe
+from .recipe import Recipe
+from .recipe_file import stored_recipe
 from .work import manifest_of, play_shard, versions_apart
 
 
@@ -73,9 +75,8 @@ def recipe_of(corpus: Corpus, allow_code: bool = False) -> Recipe:
     """
     where = storage.join(corpus.url, "corpus.json")
     recipe = stored_recipe(corpus.manifest.recipe, where, allow_code)
-    for behaviour in recipe.behaviours:
-        make_policy(behaviour.policy, behaviour.noise, behaviour.arguments)
     ours = manifest_of(recipe)
+    inspect_players(recipe, ours.schema)
     ours.schema.require_equal(corpus.schema, where)
     if ours.shards != corpus.manifest.shards:
         raise CorpusError(
@@ -122,14 +123,15 @@ def repair_shard(corpus: Corpus, recipe: Recipe, damage: Damage) -> Repair:
         return _refuse(damage, f"{where}: nothing is left to check it against, and {doubts}")
     writer = play_shard(corpus, recipe, shard)
     tar, rows = writer.finish()
-    if tar != there and not _agrees(damage, tar, pl.DataFrame(writer.rows, index.COLUMNS), doubts):
+    same = there is not None and tar == memoryview(there)
+    if not same and not _agrees(damage, tar, pl.DataFrame(writer.rows, index.COLUMNS), doubts):
         why = doubts or "the code of its tasks has changed"
         return _refuse(damage, f"{where}: made again, it differs from {witness}: {why}")
     written = []
-    if tar != there:  # first the tar: a shard without an index does not count
+    if not same:  # first the tar: a shard without an index does not count
         storage.write_bytes(where, tar)
         written.append(where)
-    if damage.tar_xxh3 is None or tar == there:
+    if damage.tar_xxh3 is None or same:
         storage.write_bytes(corpus.index_url(shard), rows)
         written.append(corpus.index_url(shard))
     return Repair(shard, damage.fault, tuple(written))
@@ -138,9 +140,13 @@ def repair_shard(corpus: Corpus, recipe: Recipe, damage: Damage) -> Repair:
 def doubts_about(corpus: Corpus, recipe: Recipe, shard: int) -> str:
     """Why a shard may not be made again byte for byte, if there is a reason."""
     apart = versions_apart(corpus.manifest.versions)
-    learned = {w.behaviour.policy for w in plan(recipe)[shard]}.difference(SCRIPTED)
+    learned = {
+        player.policy for wave in plan(recipe)[shard] for player in players_of(recipe, wave)
+    }.difference(SCRIPTED)
     reasons = [f"it was made with {', '.join(apart)}"] if apart else []
     reasons += [f"policy {policy!r} need not act the same twice" for policy in sorted(learned)]
+    if recipe.renderer != "raster":
+        reasons.append(f"renderer {recipe.renderer!r} need not draw the same elsewhere")
     return " and ".join(reasons)
 
 
@@ -152,7 +158,7 @@ def _witness(damage: Damage, there: bytes | None) -> str:
     return "the tar that is there" if there is not None else ""
 
 
-def _agrees(damage: Damage, tar: bytes, rows: pl.DataFrame, doubts: str) -> bool:
+def _agrees(damage: Damage, tar: memoryview, rows: pl.DataFrame, doubts: str) -> bool:
     if damage.tar_xxh3 is not None:
         return xxhash.xxh3_64_intdigest(tar) == damage.tar_xxh3
     return rows.equals(damage.rows) if damage.rows is not None else not doubts

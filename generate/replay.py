@@ -120,7 +120,8 @@ def replay_wave(corpus: Corpus, rows: pl.DataFrame) -> list[Outcome]:
     lanes = rows.group_by("sim", "player").agg(pl.col("match", "seed").first(), pl.sum("steps"))
     lanes = lanes.sort("sim", "player")
     seeds = lanes.filter(pl.col("player") == 0)["seed"].to_list()
-    world = World(task, level, len(seeds), image_size=corpus.schema.image_size)
+    renderer = corpus.manifest.recipe.get("renderer", "raster")
+    world = World(task, level, len(seeds), image_size=corpus.schema.image_size, renderer=renderer)
     stored = Stored(corpus, rows)
     found: list[dict[str, Difference]] = [{} for _ in range(world.nlane)]
     for played in play(world, stored, seeds, Label("replay")):  # whose matches are simulations

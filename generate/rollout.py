@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..shards.episode import Episode
 from ..shards.errors import RolloutError
 from ..shards.schema import SEGMENT_STEPS
-from .world import Observation, World
+from .world import Observation, Step, World
 
 COMPLETION_STEPS = 10  # consecutive steps of success that complete an episode
 
@@ -35,9 +35,24 @@ class Label:
 
     policy: str
     opponent: str = ""
+    """Of a match; the sides alternate, `Match`'s `seat` says who plays which."""
+    rating: float | None = None
+    opponent_rating: float | None = None
     round: int = 0
     first_match: int = 0
     """Match number of simulation 0; the others follow."""
+
+    def turned(self) -> Label:
+        """The same from the opponent's side."""
+        return replace(
+            self, policy=self.opponent, opponent=self.policy,
+            rating=self.opponent_rating, opponent_rating=self.rating,
+        )  # fmt: skip
+
+
+def seat(sim: Any, player: Any, players: int) -> Any:
+    """Which of alternating policies plays a lane: the first is player 0 in even simulations."""
+    return (sim + player) % players
 
 
 class Completion:
@@ -114,29 +129,43 @@ def play(
         ended = step.terminated | step.truncated
         leaving = lanes if t == SEGMENT_STEPS - 1 else lanes[ended[lanes]]
         for lane in leaving:
-            yield _episode(world, buffers, completion, label, seeds, int(lane), step.terminated)
+            yield _episode(world, buffers, completion, label, seeds, int(lane), step)
         if ended[lanes].all():
             return
 
 
 def _episode(
     world: World, buffers: _Buffers, completion: Completion, label: Label,
-    seeds: Sequence[int], lane: int, terminated: NDArray[np.bool_],
+    seeds: Sequence[int], lane: int, step: Step,
 ) -> Episode:  # fmt: skip
-    sim, player = divmod(lane, world.task.players)
+    players = world.task.players
+    sim, player = divmod(lane, players)
     segment, last = divmod(world.time - 1, SEGMENT_STEPS)
-    truncated = bool(not terminated[lane] and world.time >= world.horizon)
-    ended = bool(terminated[lane]) or truncated
+    terminated = bool(step.terminated[lane])
+    truncated = bool(not terminated and world.time >= world.horizon)
     completed = int(completion.step[lane])
+    if players > 1 and seat(sim, player, players):
+        label = label.turned()
     return Episode(
         task=world.task.name, level=world.task.level, instruction=world.instruction[lane],
         match=label.first_match + sim, player=player, segment=segment,
-        policy=label.policy, opponent=label.opponent, rating=None, opponent_rating=None,
-        round=label.round, seed=int(seeds[sim]),
-        terminated=bool(terminated[lane]), truncated=truncated, cause=world.causes[sim],
+        policy=label.policy, opponent=label.opponent, rating=label.rating,
+        opponent_rating=label.opponent_rating, round=label.round, seed=int(seeds[sim]),
+        outcome=outcome(step.success, lane, players) if terminated or truncated else None,
+        terminated=terminated, truncated=truncated, cause=world.causes[sim],
         completion_step=completed if completed >= 0 else None,
-        final_state_xxh3=world.final_state_xxh3(sim) if ended else None,
+        final_state_xxh3=world.final_state_xxh3(sim) if terminated or truncated else None,
         pixels=buffers.pixels[lane, : last + 1], state=buffers.state[lane, : last + 1],
         action=buffers.action[lane, : last + 1], reward=buffers.reward[lane, : last + 1],
         success=buffers.success[lane, : last + 1],
     )  # fmt: skip
+
+
+def outcome(success: NDArray[np.uint8], lane: int, players: int) -> str | None:
+    """How a match ended for a lane, from success (nlane,) of its last step; None for one player."""
+    if players == 1:
+        return None
+    if success[lane]:
+        return "win"
+    first = lane - lane % players
+    return "loss" if success[first : first + players].any() else "draw"

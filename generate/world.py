@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mujoco
 import numpy as np
@@ -12,15 +12,23 @@ import xxhash
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
-from ..shards.errors import RolloutError
+from ..shards.errors import RolloutError, UnknownNameError
 from .raster import Rasterizer
 from .registry import make_task
 from .slots import ACTION_SIZE, SLOTS, make_schema
 from .task import Ints
 from .variation import Variation
 
-STREAMS = {"world": 0, "policy": 1, "variation": 2}  # independent generators of one episode seed
+# independent generators of one episode seed; 3 is train.agent's
+STREAMS = {"world": 0, "policy": 1, "variation": 2}
+RENDERERS = ("raster", "egl")
 _POSITION = mujoco.mjtStage.mjSTAGE_VEL.value
+
+
+class Renderer(Protocol):
+    """Draws one camera's view of the simulations ids into their rows of (nsim, H, H, 3)."""
+
+    def render(self, out: NDArray[np.uint8], ids: Ints | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -62,11 +70,24 @@ class World:
 
     def __init__(
         self, task: str, level: int, nsim: int, *, image_size: int = 64, pixels: bool = True,
-        nthread: int = 1,
+        nthread: int = 1, renderer: str = "raster",
     ) -> None:  # fmt: skip
+        """Frames come from the rasteriser or, with `renderer` "egl", from OpenGL.
+
+        Raises ConfigError for an unknown task, level or renderer, and where EGL is missing.
+        """
+        if renderer not in RENDERERS:
+            raise UnknownNameError("renderer", renderer, RENDERERS)
         _keep_mujoco_quiet()
         self.task = make_task(task, level)
-        model = self.task.build().compile()
+        spec = self.task.build()
+        make_renderer: Callable[..., Renderer] = Rasterizer
+        if pixels and renderer == "egl":
+            from . import opengl  # here, so that only those who ask for it load OpenGL
+
+            opengl.dress(spec)
+            make_renderer = opengl.GLRenderer
+        model = spec.compile()
         # a diverged simulation would otherwise be reset in silence and go on
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         # persistent: the stages after a step come free with the next one
@@ -76,8 +97,8 @@ class World:
         self._variation = Variation(self.batch, self.task)
         self.task.bind(self.batch)
         self.pixels = pixels
-        self._rasterizers = [
-            Rasterizer(self.batch, camera, image_size, self.task.rivals if player else ())
+        self._renderers = [
+            make_renderer(self.batch, camera, image_size, self.task.rivals if player else ())
             for player, camera in enumerate(self.task.cameras) if pixels
         ]  # fmt: skip
         self.time = 0
@@ -130,8 +151,8 @@ class World:
             if pixels is None:
                 size = self.schema.image_size
                 pixels = np.zeros((self.nlane, size, size, 3), np.uint8)
-            for player, rasterizer in enumerate(self._rasterizers):
-                rasterizer.render(pixels[player :: self.task.players], self.ids)
+            for player, drawer in enumerate(self._renderers):
+                drawer.render(pixels[player :: self.task.players], self.ids)
         return Observation(state, pixels if self.pixels else None, self.instruction)
 
     def step(self, action: NDArray[np.float32]) -> Step:

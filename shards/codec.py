@@ -25,8 +25,8 @@ FRAME_DESCRIPTOR, CHECKSUM_FLAG = 4, 0x04  # a zstd frame's byte and bit that an
 HEADER_BYTES = 128  # of every .npy we write: NumPy pads to leave room for a longer first axis
 JSON_FIELDS = (
     "task", "level", "instruction", "match", "player", "segment", "policy", "opponent", "rating",
-    "opponent_rating", "round", "seed", "terminated", "truncated", "cause", "completion_step",
-    "final_state_xxh3",
+    "opponent_rating", "round", "outcome", "seed", "terminated", "truncated", "cause",
+    "completion_step", "final_state_xxh3",
 )  # fmt: skip
 
 _local = threading.local()  # zstd contexts are not thread-safe, and reuse halves small frames' cost
@@ -124,13 +124,25 @@ def without_checksum(frame: memoryview) -> bytearray:
 
 def encode_episode(episode: Episode) -> dict[str, bytes]:
     """Tar member suffix → bytes, in stored order: json first, pixels last."""
+    return {"json": encode_fields(fields_of(episode))} | encode_arrays(episode)
+
+
+def encode_arrays(episode: Episode) -> dict[str, bytes]:
+    """The members of its arrays, pixels last."""
+    return {f"{name}.npy.zst": encode_array(getattr(episode, name)) for name in ARRAYS}
+
+
+def fields_of(episode: Episode) -> dict[str, Any]:
+    """What its json holds."""
     fields = {name: getattr(episode, name) for name in JSON_FIELDS}
     if episode.final_state_xxh3 is not None:  # datasets overflows on integers above 2^63
         fields["final_state_xxh3"] = f"{episode.final_state_xxh3:016x}"
-    members = {"json": json.dumps(fields, separators=(",", ":")).encode()}
-    for name in ARRAYS:
-        members[f"{name}.npy.zst"] = encode_array(getattr(episode, name))
-    return members
+    return fields
+
+
+def encode_fields(fields: Mapping[str, Any]) -> bytes:
+    """The json member."""
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def decode_episode(members: Mapping[str, bytes | memoryview], where: str) -> Episode:

@@ -33,14 +33,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a list, found {value!r}")
         inner = get_args(hint)[0]
         return tuple(_convert(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin in (types.UnionType,):
+    if origin is types.UnionType:
+        if value is None and type(None) in get_args(hint):
+            return None
         hint = next(h for h in get_args(hint) if h is not type(None))
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a table, found {value!r}")
         return parse(hint, value, where)
     if origin is dict:
-        hint = dict
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, found {value!r}")
+        inner = get_args(hint)[1]
+        if inner is Any:
+            return value
+        return {key: _convert(inner, v, f"{where}.{key}") for key, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

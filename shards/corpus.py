@@ -104,11 +104,12 @@ class Corpus:
         then.
         """
         where = storage.join(url, "corpus.json")
+        # listed before it is looked for: other tasks of a job array begin it at the same moment
+        others = [name for name in storage.names(url) if not name.startswith(".corpus.json.")]
         if storage.exists(where):
             corpus = Corpus.open(url)
             _require_same(manifest, corpus.manifest, url)
             return corpus
-        others = storage.names(url)
         if others:
             raise DifferentCorpusError(
                 f"{url}: expected an empty destination or this corpus, "

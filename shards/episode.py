@@ -40,6 +40,9 @@ class Episode:
     rating: float | None
     opponent_rating: float | None
     round: int
+    outcome: str | None
+    """Of a match, for this player: `win`, `draw` or `loss`; None for one player, and as long as it
+    is not known: what is written knows it in every segment."""
     seed: int
     """64 bits from which the whole episode follows, given its actions."""
     terminated: bool

@@ -11,7 +11,8 @@ PalaestraError
 │   └── CorruptionError      bytes that do not match their checksum or schema
 ├── CheckpointError          a run or checkpoint cannot be used
 │   └── SchemaMismatchError  checkpoint and data disagree on shapes or names
-└── RolloutError             a policy or simulation broke its contract
+├── RolloutError             a policy or simulation broke its contract
+└── WorkerDiedError          a process ended in the middle of its work
 """
 
 from __future__ import annotations
@@ -77,3 +78,7 @@ class SchemaMismatchError(CheckpointError):
 
 class RolloutError(PalaestraError):
     """A policy or simulation broke its contract."""
+
+
+class WorkerDiedError(PalaestraError):
+    """A process ended in the middle of its work, or before it took any."""

@@ -29,7 +29,7 @@ COLUMNS: dict[str, Any] = {
     "key": pl.String, "task": pl.String, "level": pl.Int32, "instruction": pl.String,
     "match": pl.Int64, "player": pl.Int32, "segment": pl.Int32,
     "policy": pl.String, "opponent": pl.String, "rating": pl.Float64,
-    "opponent_rating": pl.Float64, "round": pl.Int32, "seed": pl.UInt64,
+    "opponent_rating": pl.Float64, "round": pl.Int32, "outcome": pl.String, "seed": pl.UInt64,
     "steps": pl.Int32, "return": pl.Float64, "success": pl.Boolean, "completion_step": pl.Int32,
     "terminated": pl.Boolean, "truncated": pl.Boolean, "cause": pl.String,
     **{f"{array}_{kind}": pl.Float64 for array in ARRAYS for kind in ("min", "max")},

@@ -83,19 +83,19 @@ def read_json(url: str) -> Any:
 
 
 @retried
-def write_bytes(url: str, data: bytes) -> None:
+def write_bytes(url: str, data: bytes | memoryview) -> None:
     """Write a whole file so that it appears complete or not at all."""
     fs, path = filesystem(url)
     with naming(url):
         if isinstance(fs, LocalFileSystem):
             _write_local(Path(path), data)
         else:  # object stores commit a put as a whole
-            call(fs, "pipe_file", path, data, seconds=patience(len(data)))
+            call(fs, "pipe_file", path, bytes(data), seconds=patience(len(data)))
 
 
-def _write_local(target: Path, data: bytes) -> None:
+def _write_local(target: Path, data: bytes | memoryview) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    temporary = target.with_name(f".{target.name}.{_owner()}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -104,6 +104,33 @@ def _write_local(target: Path, data: bytes) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _owner() -> str:
+    """This process, in a file name."""
+    return f"{os.uname().nodename.replace('.', '-')}.{os.getpid()}"
+
+
+def remove_leftovers(*folders: str) -> None:
+    """Delete what processes of this machine that are no more left half-written in local folders."""
+    for url in folders:
+        local = local_path(url)
+        for path in [] if local is None else local.glob(".*.*.*.*"):
+            machine, process, _ = path.name.split(".")[-3:]
+            if machine == _owner().partition(".")[0] and not _alive(process):
+                path.unlink(missing_ok=True)
+
+
+def _alive(process: str) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    try:
+        os.kill(int(process), 0)
+        # dead, but nobody has asked how it ended: a container's first process may never do so
+        return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError, ValueError):
+        return False
 
 
 def write_json(url: str, value: Any) -> None:

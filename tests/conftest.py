@@ -34,9 +34,9 @@ RECIPE: dict[str, Any] = {
     "name": "synthetic", "steps": 1216, "seed": 3, "shard_steps": 608, "wave": 2, "image_size": 8,
     "behaviours": [
         {"tasks": ["reach"], "levels": [1], "policy": "expert", "noise": 0.3, "weight": 0.5,
-         "arguments": {}},
+         "arguments": {}, "opponents": []},
         {"tasks": ["reach"], "levels": [1], "policy": "random", "noise": 0.0, "weight": 0.5,
-         "arguments": {}},
+         "arguments": {}, "opponents": []},
     ],
 }  # fmt: skip
 
@@ -48,8 +48,8 @@ def make_episode(steps: int = 256, number: int = 0, **fields: Any) -> Episode:
     values: dict[str, Any] = {
         "task": "reach", "level": 1, "instruction": "touch the ball", "match": number, "player": 0,
         "segment": 0, "policy": "expert+noise0.3", "opponent": "", "rating": None,
-        "opponent_rating": None, "round": 0, "seed": 1000 + number, "terminated": False,
-        "truncated": True, "cause": "", "completion_step": None,
+        "opponent_rating": None, "round": 0, "outcome": None, "seed": 1000 + number,
+        "terminated": False, "truncated": True, "cause": "", "completion_step": None,
         "final_state_xxh3": (1 << 64) - 1 - number,
         "pixels": rng.integers(0, 256, (steps, size, size, 3), np.uint8),
         "state": rng.standard_normal((steps, SCHEMA.state_size), np.float32),

@@ -28,7 +28,8 @@ MakeCorpus = Callable[..., Corpus]
 FIRST = pl.col("key") == pl.col("key").first()
 CHECKS = (
     "complete", "shards", "strays", "merged index", "byte ranges", "steps", "mixture", "keys",
-    "finite", "actions", "rewards", "frozen videos", "segments", "seeds", "duplicates", "held out",
+    "finite", "actions", "rewards", "frozen videos", "segments", "matches", "seeds", "duplicates",
+    "held out",
 )  # fmt: skip
 
 
@@ -101,6 +102,11 @@ def test_a_good_corpus_passes(make_corpus: MakeCorpus) -> None:
         (put(pl.col("segment") == 1, terminated=True), {"segments"}),
         (put(pl.col("segment") == 1, final_state_xxh3=None), {"segments"}),
         (put(pl.col("segment") == 1, segment=2), {"segments", "keys"}),
+        (put(FIRST, policy="random", round=3), {"segments"}),
+        (put(FIRST, rating=7.0), {"segments"}),
+        (put(FIRST, outcome="draw"), {"segments", "matches"}),
+        (put(pl.col("segment") == 1, outcome="draw"), {"segments"}),
+        (put(pl.col("match") == 1, player=1, outcome="draw"), {"keys", "matches"}),
         (lambda rows: rows.filter(~FIRST), {"segments", "byte ranges"}),
         (put(pl.col("match") == 1, seed=1 << 63), {"seeds"}),
         (put(pl.col("match") == 1, seed=1000), {"seeds"}),
@@ -182,7 +188,7 @@ def test_faults_in_files_fail_their_checks(make_corpus: MakeCorpus) -> None:
     assert failed(audit(corpus)) == {}
 
     content = merged.read_bytes()
-    rewrite(corpus, 0, put(FIRST, instruction="other"))
+    rewrite(corpus, 0, put(pl.col("match") == 0, instruction="other"))
     merged.write_bytes(content)
     assert set(failed(audit(corpus))) == {"merged index"}
 

@@ -71,11 +71,13 @@ def league(make_corpus: MakeCorpus, rounds: int = 2) -> Corpus:
         [
             make_episode(
                 20 + 3 * match, 2 * match + player, match=match, player=player, seed=match,
-                final_state_xxh3=match, task=task, policy=f"agent{round_}", round=round_,
-                opponent=f"agent{(round_ + match) % 3}", terminated=True, truncated=False,
+                final_state_xxh3=match, task=task, policy=f"agent{own}", round=round_,
+                opponent=f"agent{other}", terminated=True, truncated=False,
+                outcome=("win", "loss")[player],
             )
             for match in range(20 * round_ + 10 * t, 20 * round_ + 10 * t + 4)
-            for player in (0, 1)
+            for pair in [(round_, (round_ + match) % 3)]
+            for player, (own, other) in enumerate((pair, pair[::-1]))
         ]
         for round_ in range(rounds) for t, task in enumerate(("sumo", "tag"))
     ]  # fmt: skip
@@ -110,7 +112,7 @@ def test_json_has_stable_keys(make_corpus: MakeCorpus) -> None:
     }  # fmt: skip
     rows = found["table"]
     groups = [(r["task"], r["policy"], r["opponent"], r["round"]) for r in rows]
-    assert len(groups) == len(set(groups)) == 2 * 2 * 3
+    assert len(groups) == len(set(groups)) == 2 * 2 * 5  # one plays itself and two others
     assert sum(row["share"] for row in rows) == pytest.approx(1)
     assert sum(row["steps"] for row in rows) == found["totals"]["steps"]
     assert found["totals"]["matches"] == 16 and found["totals"]["episodes"] == 32
@@ -136,7 +138,7 @@ def test_a_long_mixture_is_shown_coarser(
 ) -> None:
     report = audit(league(make_corpus))
     assert "opponent" in printed(report, monkeypatch, 120)
-    monkeypatch.setattr(terminal, "ROWS", 11)
+    monkeypatch.setattr(terminal, "ROWS", 12)
     text = printed(report, monkeypatch, 120)
     assert "opponent" not in text and "round" in text
     monkeypatch.setattr(terminal, "ROWS", 1)
@@ -145,7 +147,7 @@ def test_a_long_mixture_is_shown_coarser(
 
 def test_the_headline_names_the_first_failures(make_corpus: MakeCorpus) -> None:
     report = audit(make_corpus())
-    assert headline(report) == "1,216 steps of 1 task: none of 16 checks fails"
+    assert headline(report) == "1,216 steps of 1 task: none of 17 checks fails"
     bad = tuple(dataclasses.replace(check, passed=False) for check in report.checks[:5])
     failing = dataclasses.replace(report, checks=bad)
     assert headline(failing) == "5 of 5 checks fail: complete, shards, strays and 2 more"
@@ -165,7 +167,7 @@ def test_the_page_opens_alone_and_shows_everything(
                   "Frames", "How to reproduce", "sumo 1", "agent0", "opponent", "tar headers"):
         assert title in page.text, title
     assert f"audit {corpus.url} --deep --html {file}" in page.text
-    assert "1 of 22 checks fails: mixture" in page.text
+    assert "1 of 23 checks fails: mixture" in page.text
     pictures = page.pictures()
     assert len(pictures) == 2 * EPISODES
     assert all(p.size == (3 * 8 + 2 * GAP, 8) for p in pictures)
@@ -196,7 +198,7 @@ def test_a_damaged_corpus_has_a_page_too(make_corpus: MakeCorpus) -> None:
     tar.write_bytes(tar.read_bytes()[:5_000])
     Path(corpus.tar_url(1)).unlink()
     report = audit(corpus)
-    assert headline(report) == "1 of 16 checks fails: shards"
+    assert headline(report) == "1 of 17 checks fails: shards"
     page = Page(build_page(corpus, report, ["audit", corpus.url]))
     assert page.pictures() == []
     faults = [strip.fault for strip in contact_sheet(corpus, report.episodes, 0)]
@@ -207,7 +209,7 @@ def test_a_damaged_corpus_has_a_page_too(make_corpus: MakeCorpus) -> None:
         path.unlink()
     Path(corpus.merged_url).unlink()
     empty = Page(build_page(corpus, audit(corpus), ["audit"]))
-    assert "2 of 16 checks fail: complete, strays" in empty.text and "0 episodes" in empty.text
+    assert "2 of 17 checks fail: complete, strays" in empty.text and "0 episodes" in empty.text
 
 
 def test_html_in_names_is_escaped(make_corpus: MakeCorpus) -> None:

@@ -298,10 +298,10 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from test_chaos import interrupted_corpus, shard_writer
 corpus = interrupted_corpus(sys.argv[1])
-print("ready", flush=True)
 for shard in range(1000):
     if shard not in corpus.complete_shards():
         shard_writer(corpus, shard).commit()
+        print("wrote one", flush=True)
 """
 
 
@@ -319,7 +319,7 @@ def shard_writer(corpus: Corpus, shard: int) -> ShardWriter:
 
 
 def kill_writers(url: str, times: int, seed: int) -> Corpus:
-    """Let processes write a corpus, and kill -9 each at a random moment."""
+    """Let processes write a shard of a corpus each, and kill -9 them at a random moment after."""
     rng = random.Random(seed)
     for _ in range(times):
         command = [sys.executable, "-c", WRITE, url, str(Path(__file__).parent)]

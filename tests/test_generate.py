@@ -1,4 +1,4 @@
-"""The command that makes a corpus: refusals, plans, equal bytes, and every way to be killed."""
+"""The command that makes a corpus: refusals, equal bytes, and every way to be killed."""
 
 from __future__ import annotations
 
@@ -7,319 +7,62 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import generate_runs as runs
 import pytest
-from palaestra.generate import registry, work
-from palaestra.generate.plan import MATCHES_PER_SHARD, Wave, cells, episode_seed, plan
-from palaestra.generate.recipe import Behaviour, Recipe, load_recipe
-from palaestra.generate.tasks.reach import Reach
+from fault_proxy import Fault, FaultProxy
+from palaestra.generate import work
+from palaestra.generate.generation import Options, generate
+from palaestra.generate.plan import episode_seed, plan
+from palaestra.generate.recipe_file import load_recipe
 from palaestra.shards import storage
 from palaestra.shards.corpus import Corpus
-from palaestra.shards.errors import ConfigError, DifferentCorpusError, PalaestraError
-from palaestra.shards.schema import EVALUATION_BIT
 
-RECIPE = """name = "tiny"
-steps = 6144
-shard_steps = 1024
-wave = 2
-seed = 5
-
-[[behaviours]]
-tasks = ["reach", "push"]
-policy = "expert"
-noise = 0.2
-
-[[behaviours]]
-tasks = ["reach"]
-policy = "random"
-weight = 0.25
-"""
-STEPS, SHARDS = 6144, 6
-PATIENCE_S = 60  # for things that happen by themselves; a hang fails instead of blocking the suite
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE)
+    path.write_text(runs.RECIPE)
     return path
-
-
-def contents(url: str) -> dict[str, bytes]:
-    """Every shard's tar and index, and everything else that a corpus is made of."""
-    names = [name for name in storage.names(url) if name not in ("data", "index")]
-    for folder in ("data", "index"):
-        names += [f"{folder}/{name}" for name in storage.names(storage.join(url, folder))]
-    return {name: storage.read_bytes(storage.join(url, name)) for name in names}
-
-
-def shard_files(found: dict[str, bytes]) -> dict[str, bytes]:
-    """Tars and indexes, without what a killed process left half-written."""
-    return {name: data for name, data in found.items() if "/shard-" in name}
-
-
-def shard_names(shard: int) -> tuple[str, str]:
-    return f"data/shard-{shard:06d}.tar", f"index/shard-{shard:06d}.parquet"
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The corpus as this process writes it, shard by shard, into memory."""
-    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
-    path.write_text(RECIPE)
-    recipe = load_recipe(str(path))
-    corpus = Corpus.create(f"memory://{uuid.uuid4().hex}", work.manifest_of(recipe))
-    for shard in reversed(range(SHARDS)):
-        work.write_shard(corpus, recipe, shard)
-    return contents(corpus.url)
-
-
-def assert_holds(url: str, expected: dict[str, bytes]) -> None:
-    """The same bytes in every tar and index, and a merged index over all of them."""
-    found = contents(url)
-    assert len(shard_files(expected)) == 2 * SHARDS
-    assert shard_files(found) == shard_files(expected)
-    assert found["corpus.json"] == expected["corpus.json"]
-    assert {"README.md", "index.parquet"} <= set(found)
-    index = Corpus.open(url).index
-    assert index["steps"].sum() == STEPS and index["key"].is_unique().all()
-
-
-def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "palaestra.generate", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, **options)
-
-
-def refusal(*arguments: object, **options: Any) -> str:
-    """The one line on stderr with which a command exits 1."""
-    done = command(*arguments, **options)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("generate: error: ")
-    return line
-
-
-@pytest.fixture
-def start(recipe_file: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command in a session of its own, as a shell does, with its errors in a file."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def launch(*arguments: object) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "palaestra.generate", str(recipe_file), *map(str, arguments)]
-        with (tmp_path / "stderr").open("w") as errors:
-            process = subprocess.Popen(
-                words, stdout=subprocess.DEVNULL, stderr=errors, text=True, start_new_session=True
-            )
-        begun.append(process)
-        return process
-
-    yield launch
-    for process in begun:
-        for member in family(process.pid):
-            os.kill(member, signal.SIGKILL)
-        process.wait()
-
-
-def family(session: int) -> dict[int, str]:
-    """Living processes of a session, with their command lines."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, _, _, number = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(number) == session and state != "Z":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode()
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            continue
+    """Every file of the corpus as this process writes it, shard by shard, into memory."""
+    found = runs.built(runs.load_text(tmp_path_factory.mktemp("recipe"), runs.RECIPE))
+    assert set(found) == {"corpus.json", "README.md", "index.parquet"} | {
+        name for shard in range(runs.SHARDS) for name in runs.shard_names(shard)
+    }
     return found
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(p): (p.stat().st_mtime_ns, p.stat().st_ino) for p in folder.rglob("*")}
-
-
-# Recipes
-
-
-def load(tmp_path: Path, text: str, **options: Any) -> Recipe:
-    path = tmp_path / "recipe.toml"
-    path.write_text(text)
-    return load_recipe(str(path), **options)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("steps = 6144", "steps = = 3", "malformed TOML: .*line 2"),
-        ("steps = 6144", "stepps = 6144", "unknown key 'stepps'; did you mean 'steps'"),
-        ("noise", "nose", r"behaviours\[0\]: unknown key 'nose'; did you mean 'noise'"),
-        ('name = "tiny"\n', "", "key 'name' is missing"),
-        ('policy = "random"\n', "", r"behaviours\[1\]: key 'policy' is missing"),
-        ("steps = 6144", 'steps = "many"', "steps: expected int, found 'many'"),
-        ("steps = 6144", "steps = 1.5", "steps: expected int, found 1.5"),
-        ("steps = 6144", "steps = true", "steps: expected int, found True"),
-        ('["reach"]', '"reach"', r"behaviours\[1\]: tasks: expected a list, found 'reach'"),
-        ('["reach"]', "[1]", r"behaviours\[1\]: tasks\[0\]: expected str, found 1"),
-        ('["reach"]', "[]", r"behaviours\[1\]: tasks and levels should not be empty"),
-        ('["reach"]', '["raech"]', r"behaviours\[1\]: unknown task 'raech'; did you mean 'reach'"),
-        ('"random"', '"radnom"', r"behaviours\[1\]: unknown policy .*; did you mean 'random'"),
-        ('"random"', '"random"\nlevels = [99]', r"\[1\]: reach has levels 1 to \d, not 99"),
-        ('"random"', '"os:getcwd"', r"behaviours\[1\]: policy 'os:getcwd' .* --allow-code"),
-        ('"random"', '"palaestrae:x"', r"policy 'palaestrae:x' .* --allow-code"),
-        ('"random"', '"random"\nnoise = 0.1', "noise is for policy 'expert', not 'random'"),
-        ('"random"', '"random"\narguments = {a = 1}', "arguments are for 'module:function'"),
-        ("weight = 0.25", "weight = 0", r"behaviours\[1\]: weight should be positive, is 0"),
-        ("weight = 0.25", "weight = nan", "weight should be positive, is nan"),
-        ("weight = 0.25", "weight = inf", "weight should be positive, is inf"),
-        ("noise = 0.2", "noise = -0.2", r"behaviours\[0\]: noise should be in \[0, 2\], is -0.2"),
-        ("wave = 2", "wave = 0", "wave should be positive, is 0"),
-        ("wave = 2", "image_size = 1", "image_size should be at least 2, is 1"),
-        ("seed = 5", "seed = -1", "seed should be in"),
-        ('["reach"]', '["lever"]', r"behaviours\[1\]: lever level 1 is held out .*heldout = true"),
-        (RECIPE[RECIPE.index("[[") :], "behaviours = []", "behaviours: expected at least one"),
-    ],
-)  # fmt: skip
-def test_a_recipe_that_cannot_be_met_is_refused_by_name(
-    old: str, new: str, message: str, tmp_path: Path
-) -> None:
-    assert old in RECIPE
-    with pytest.raises(ConfigError, match=message) as caught:
-        load(tmp_path, RECIPE.replace(old, new))
-    assert str(caught.value).startswith(f"{tmp_path}/recipe.toml: ")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_recipe_for_evaluation_may_hold_what_is_held_out(tmp_path: Path) -> None:
-    text = RECIPE.replace('["reach"]', '["lever"]')
-    recipe = load(tmp_path, f"heldout = true\n{text}")
-    assert recipe.heldout and work.manifest_of(recipe).recipe["heldout"] is True
-    assert ("lever", 1) in work.manifest_of(recipe).held_out
-    assert ("maze", 3) in work.manifest_of(recipe).held_out
-    assert ("maze", 2) not in work.manifest_of(recipe).held_out
-
-
-def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"recipe\.toml: malformed TOML"):
-        load_recipe(str(tmp_path / "recipe.toml"))
-    with pytest.raises(PalaestraError, match=r"none\.toml: not found"):
-        load_recipe(str(tmp_path / "none.toml"))
-
-
-def test_a_recipe_says_what_it_says(tmp_path: Path) -> None:
-    recipe = load(tmp_path, RECIPE)
-    assert (recipe.steps, recipe.wave, recipe.image_size) == (STEPS, 2, 64)
-    assert recipe.behaviours == (
-        Behaviour(("reach", "push"), "expert", noise=0.2),
-        Behaviour(("reach",), "random", weight=0.25),
-    )
-    assert [b.label for b in recipe.behaviours] == ["expert+noise0.2", "random"]
-    assert load(tmp_path, RECIPE, steps=7).steps == 7
-    with pytest.raises(ConfigError, match="steps should be positive, is 0"):
-        load(tmp_path, RECIPE, steps=0)
-    text = RECIPE.replace('"random"', '"os:getcwd"')
-    assert load(tmp_path, text, allow_code=True).behaviours[1].policy == "os:getcwd"
-
-
-# Plans
-
-
-class Long(Reach):
-    name = "long"
-    horizon = 1024
-
-
-class Duel(Reach):
-    name = "duel"
-    players = 2
-    horizon = 512
-
-
 @pytest.fixture
-def more_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    classes = registry.task_classes() | {"long": Long, "duel": Duel}
-    monkeypatch.setattr(registry, "task_classes", lambda: classes)
-
-
-MIXTURES = [
-    ((("reach",), 1.0),),
-    ((("reach", "push"), 0.7), (("reach", "push"), 0.2), (("reach", "push"), 0.1)),
-    ((("reach", "long"), 1.0), (("duel",), 0.001), (("push",), 3.0)),
-    ((("long",), 1.0), (("reach",), 1.0), (("duel", "push"), 0.5)),
-    tuple((("reach",), float(weight)) for weight in range(1, 12)),
-]
-
-
-@pytest.mark.usefixtures("more_tasks")
-@pytest.mark.parametrize("mixture", MIXTURES, ids=len)
-@pytest.mark.parametrize("shard_steps", [1, 5000, 60_000])
-def test_a_plan_holds_the_mixture(
-    mixture: tuple[tuple[tuple[str, ...], float], ...], shard_steps: int
-) -> None:
-    behaviours = tuple(Behaviour(tasks, "expert", weight=weight) for tasks, weight in mixture)
-    recipe = Recipe("r", 300_000, behaviours, shard_steps=shard_steps, wave=4)
-    shards = plan(recipe)
-    assert shards == plan(recipe)
-    assert all(shards)
-    for waves in shards:
-        assert len(waves) == 1 or sum(wave.steps for wave in waves) <= shard_steps
-        assert sum(wave.nsim for wave in waves) < MATCHES_PER_SHARD
-
-    waves = [wave for shard in shards for wave in shard]
-    total = sum(wave.steps for wave in waves)
-    longest = max(wave.steps for wave in waves)
-    assert 300_000 <= total < 300_000 + longest
-    assert sum(share for _, share in cells(recipe)) == pytest.approx(1)
-    for cell, share in cells(recipe):
-        written = sum(wave.steps for wave in waves if wave == cell)
-        assert abs(written - share * total) <= longest
-
-
-@pytest.mark.usefixtures("more_tasks")
-def test_a_wave_counts_every_players_steps() -> None:
-    behaviour = Behaviour(("duel",), "expert")
-    ((wave, share),) = cells(Recipe("r", 1, (behaviour,), wave=8))
-    assert (wave, share) == (Wave("duel", 1, behaviour, 4), 1.0)
-    assert wave.steps == 8 * 512
-    ((single, _),) = cells(Recipe("r", 1, (behaviour,), wave=1))
-    assert single.nsim == 1
-
-
-def test_seeds_are_unique_and_leave_evaluation_its_own() -> None:
-    matches = [shard * MATCHES_PER_SHARD + n for shard in range(50) for n in range(1000)]
-    seeds = {episode_seed(1, match) for match in matches}
-    assert len(seeds) == len(matches)
-    assert not any(seed & EVALUATION_BIT for seed in seeds)
-    assert not seeds & {episode_seed(2, match) for match in matches}
+def start(recipe_file: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts the command on the recipe, with its errors in the file `stderr`."""
+    with runs.starter(tmp_path / "stderr") as launch:
+        yield lambda *words: launch(recipe_file, *words)
 
 
 # Shards
 
 
 def test_a_shard_is_the_same_bytes_each_time(recipe_file: Path, expected: dict[str, bytes]) -> None:
-    """Here with worlds that have played the other shards; the first time they were new."""
     recipe = load_recipe(str(recipe_file))
-    corpus = Corpus.create(f"memory://{uuid.uuid4().hex}", work.manifest_of(recipe))
+    corpus = runs.in_memory(recipe)
     told: list[int] = []
     for shard in (2, 0, 2):
         report = work.write_shard(corpus, recipe, shard, told.append)
-        assert report.steps == sum(told) == 1024 and report.episodes == 4
+        assert report.steps == sum(told) == 1024
+        assert sum(episodes for episodes, _ in report.scores.values()) == 4
         told.clear()
-        found = contents(corpus.url)
-        for name in shard_names(shard):
+        found = runs.contents(corpus.url)
+        for name in runs.shard_names(shard):
             assert found[name] == expected[name]
     assert corpus.complete_shards() == [0, 2]
     assert work.is_complete(corpus, 0) and work.is_complete(corpus, 2)
@@ -327,16 +70,16 @@ def test_a_shard_is_the_same_bytes_each_time(recipe_file: Path, expected: dict[s
 
 def test_a_shard_holds_its_waves(recipe_file: Path, expected: dict[str, bytes]) -> None:
     recipe = load_recipe(str(recipe_file))
-    corpus = Corpus.create(f"memory://{uuid.uuid4().hex}", work.manifest_of(recipe))
+    url = f"memory://{uuid.uuid4().hex}"
     for name, data in expected.items():
-        storage.write_bytes(storage.join(corpus.url, name), data)
+        storage.write_bytes(storage.join(url, name), data)
     planned = Counter(
         (shard, wave.task, wave.behaviour.label)
         for shard, waves in enumerate(plan(recipe))
         for wave in waves
         for _ in range(wave.nsim)
     )
-    index = corpus.index
+    index = Corpus.open(url).index
     assert Counter(index.select("shard", "task", "policy").iter_rows()) == planned
     assert index["seed"].n_unique() == index["match"].n_unique() == sum(planned.values())
     for match, seed in index.select("match", "seed").iter_rows():
@@ -346,9 +89,9 @@ def test_a_shard_holds_its_waves(recipe_file: Path, expected: dict[str, bytes]) 
 def test_a_damaged_or_foreign_shard_is_not_complete(
     recipe_file: Path, expected: dict[str, bytes]
 ) -> None:
-    recipe = load_recipe(str(recipe_file))
-    corpus = Corpus.create(f"memory://{uuid.uuid4().hex}", work.manifest_of(recipe))
-    tar, index = (expected[name] for name in shard_names(0))
+    corpus = runs.in_memory(load_recipe(str(recipe_file)))
+    assert not work.is_complete(corpus, 0)
+    tar, index = (expected[name] for name in runs.shard_names(0))
     for data, rows, complete in (
         (tar, index, True), (tar[:-1], index, False), (tar, index[:-9], False), (tar, b"", False),
     ):  # fmt: skip
@@ -373,106 +116,159 @@ def test_any_number_of_workers_writes_the_same_bytes(
     workers: int, recipe_file: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     """At a relative URL, which workers must take to mean the same folder."""
-    done = command(recipe_file.name, "corpus", "--workers", workers, cwd=tmp_path)
+    done = runs.command(recipe_file.name, "corpus", "--workers", workers, cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
-    assert "6,144 steps in 6 shards" in done.stdout.splitlines()[-1]
-    assert_holds(str(tmp_path / "corpus"), expected)
+    assert f"{runs.STEPS:,} steps in {runs.SHARDS} shards" in done.stdout.splitlines()[-1]
+    assert runs.contents(str(tmp_path / "corpus")) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "tiny.toml"]
 
-    before = stamps(tmp_path)
-    again = command(recipe_file.name, "corpus", cwd=tmp_path)
+    before = runs.stamps(tmp_path)
+    again = runs.command(recipe_file.name, "corpus", cwd=tmp_path)
     assert again.returncode == 0 and again.stdout.splitlines() == done.stdout.splitlines()[-1:]
-    assert stamps(tmp_path) == before
+    assert runs.stamps(tmp_path) == before
 
 
 def test_another_recipe_or_foreign_files_are_refused(recipe_file: Path, tmp_path: Path) -> None:
     dest = tmp_path / "corpus"
-    assert command(recipe_file, dest, "--steps", 1024).returncode == 0
-    assert Corpus.open(str(dest)).index["steps"].sum() == 1024  # --steps overrides the recipe's
+    assert runs.command(recipe_file, dest, "--steps", 2048, "--workers", 1).returncode == 0
+    assert Corpus.open(str(dest)).index["steps"].sum() == 2048  # --steps overrides the recipe's
     other = tmp_path / "other.toml"
-    other.write_text(RECIPE.replace("noise = 0.2", "noise = 0.3"))
+    other.write_text(runs.RECIPE.replace("noise = 0.2", "noise = 0.3"))
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("mine")
-    before = stamps(tmp_path)
-    assert "different corpus: its recipe has steps = 1024" in refusal(recipe_file, dest)
-    assert "different corpus: its recipe has behaviours" in refusal(other, dest, "--steps", 1024)
-    assert "found thesis.tex" in refusal(recipe_file, foreign)
-    assert "--workers should be positive, is 0" in refusal(recipe_file, dest, "--workers", 0)
-    assert stamps(tmp_path) == before
+    before = runs.stamps(tmp_path)
+    assert "different corpus: its recipe has steps = 2048" in runs.refusal(recipe_file, dest)
+    line = runs.refusal(other, dest, "--steps", 2048)
+    assert "different corpus: its recipe has behaviours" in line
+    assert "found thesis.tex" in runs.refusal(recipe_file, foreign)
+    assert runs.stamps(tmp_path) == before
 
 
-def test_the_same_recipe_goes_on_in_process(tmp_path: Path, recipe_file: Path) -> None:
-    recipe = load_recipe(str(recipe_file), steps=1024)
-    corpus = Corpus.create(str(tmp_path / "corpus"), work.manifest_of(recipe))
-    work.write_shard(corpus, recipe, 0)
-    assert work.generate(recipe, corpus.url).index["steps"].sum() == 1024
-    with pytest.raises(DifferentCorpusError, match="its recipe has wave = 2, this one 5"):
-        work.generate(dataclasses.replace(recipe, wave=5), corpus.url)
+def test_an_array_of_jobs_makes_it_together(
+    recipe_file: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks 5 and 6 under Slurm, the former at first for a part: who finishes last ends it."""
+    dest = tmp_path / "corpus"
+    for name, value in {"COUNT": 2, "MIN": 5, "MAX": 6, "STEP": 1}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "6")
+    done = runs.command(recipe_file, dest, "--array", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{dest}: 2 of 4 shards are still missing"
+    assert Corpus.open(str(dest)).complete_shards() == [1, 3]
+    assert not (dest / "index.parquet").exists() and not (dest / "README.md").exists()
+    runs.assert_whole_shards_only(str(dest), expected)
+
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
+    done = runs.command(recipe_file, dest, "--array", "--shards", "2,3", "--workers", 1)
+    assert done.stdout.splitlines()[-1] == f"{dest}: 1 of 4 shards are still missing"
+    assert Corpus.open(str(dest)).complete_shards() == [1, 2, 3]
+    done = runs.command(recipe_file, dest, "--array", "--workers", 1)
+    assert done.stdout.splitlines()[-1].startswith(f"{dest}: {runs.STEPS:,} steps in 4 shards")
+    assert runs.contents(str(dest)) == expected
 
 
-POLICY = """
-import numpy as np
-class Policy:
-    def __init__(self, value):
-        self.value = value
-    def reset(self, world, seeds):
-        self.nlane = world.nlane
-    def act(self, observation):
-        return np.full((self.nlane, 8), self.value, np.float32)
-"""
+def test_two_commands_at_once_make_one_corpus(
+    recipe_file: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    dest = tmp_path / "corpus"
+    one, other = tmp_path / "one", tmp_path / "other"
+    with runs.starter(one) as start_one, runs.starter(other) as start_other:
+        both = [start(recipe_file, dest, "--workers", 1) for start in (start_one, start_other)]
+        codes = [process.wait(runs.PATIENCE_S) for process in both]
+    assert codes == [0, 0] and one.read_text() == other.read_text() == ""
+    assert runs.contents(str(dest)) == expected
 
 
-def test_a_policys_fault_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "constant.py").write_text(POLICY)
-    text = RECIPE.replace('"random"', '"constant:Policy"\narguments = {value = 2.0}')
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    options = {"cwd": tmp_path}
-    assert "--allow-code" in refusal("recipe.toml", "corpus", **options)
-    assert not (tmp_path / "corpus").exists()
-    line = refusal("recipe.toml", "corpus", "--allow-code", **options)
-    assert "reach: action outside [-1, 1]" in line
-
-
-def assert_whole_shards_only(dest: Path) -> None:
-    corpus = Corpus.open(str(dest))
-    for shard in corpus.complete_shards():
-        assert work.is_complete(corpus, shard)
+# Kills
 
 
 def test_killed_outright_it_goes_on(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, expected: dict[str, bytes]
+    start: Start, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     """kill -9 of the parent: its workers end too, and nothing half-written counts."""
     dest = tmp_path / "corpus"
     process = start(dest, "--workers", 2)
-    wait_for(lambda: list(dest.glob("index/shard-*")))
+    runs.wait_for(lambda: list(dest.glob("index/shard-*")))
     process.kill()
     process.wait()
-    wait_for(lambda: not family(process.pid))
-    assert_whole_shards_only(dest)
+    runs.wait_for(lambda: not runs.family(process.pid))
+    runs.assert_whole_shards_only(str(dest), expected)
     assert not (dest / "index.parquet").exists()
+    begun = Corpus.open(str(dest)).complete_shards()
+    names = [str(dest / name) for shard in begun for name in runs.shard_names(shard)]
+    before = runs.stamps(dest)
 
     process = start(dest, "--workers", 2)
-    assert process.wait(PATIENCE_S) == 0
-    assert_holds(str(dest), expected)
+    assert process.wait(runs.PATIENCE_S) == 0
+    assert runs.contents(str(dest)) == expected
+    after = runs.stamps(dest)
+    assert all(after[name] == before[name] for name in names)  # none was made again
 
 
-def test_a_killed_worker_is_reported(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+def test_a_killed_worker_is_replaced(
+    start: Start, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     dest = tmp_path / "corpus"
     process = start(dest, "--workers", 1)
-    wait_for(lambda: list(dest.glob("index/shard-*")))
-    (worker,) = [pid for pid, line in family(process.pid).items() if "spawn_main" in line]
-    os.kill(worker, signal.SIGKILL)
-    assert process.wait(PATIENCE_S) == 1
-    (line,) = (tmp_path / "stderr").read_text().splitlines()
-    assert "a worker died" in line
-    wait_for(lambda: not family(process.pid))
-    assert_whole_shards_only(dest)
+    runs.wait_for(lambda: list(dest.glob("index/shard-*")))
+    (worker,) = runs.workers_of(process.pid)
+    assert runs.kill(worker)
+    assert process.wait(runs.PATIENCE_S) == 0
+    assert (tmp_path / "stderr").read_text() == ""
+    assert runs.contents(str(dest)) == expected
+    runs.wait_for(lambda: not runs.family(process.pid))
+
+
+def test_what_the_dead_left_half_written_is_removed(tmp_path: Path) -> None:
+    """Of this machine alone; of the living nothing, even where a zombie still has its number."""
+    here = os.uname().nodename.replace(".", "-")
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    zombie = subprocess.Popen(["true"])
+    runs.wait_for(lambda: ") Z " in Path(f"/proc/{zombie.pid}/stat").read_text())
+    living = subprocess.Popen(["sleep", "1000"])
+    try:
+        data = tmp_path / "data"
+        data.mkdir()
+        dead = [f".shard-000000.tar.{here}.{pid}.ab" for pid in (gone.pid, zombie.pid, 9**99)]
+        left = [
+            f".shard-000000.tar.{here}.{living.pid}.ab", f".a.tar.{here}.{os.getpid()}.ab",
+            f".shard-000001.tar.elsewhere.{gone.pid}.ab", ".hidden", "shard-000000.tar",
+            f"shard-000001.tar.{here}.{gone.pid}.ab",
+        ]  # fmt: skip
+        for name in (*dead, *left):
+            (data / name).touch()
+            (tmp_path / name).touch()
+        storage.remove_leftovers(str(tmp_path), str(data), str(tmp_path / "nothing"))
+    finally:
+        living.kill()
+        living.wait()
+        zombie.wait()
+    assert sorted(path.name for path in data.iterdir()) == sorted(left)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*left, "data"])
+
+
+def test_leftovers_go_when_it_goes_on(
+    recipe_file: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """From the manifest's on, which must not pass for a foreign file."""
+    dest, here = tmp_path / "corpus", os.uname().nodename.replace(".", "-")
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    names = [".corpus.json", ".index.parquet", "data/.shard-000003.tar", "index/.shard-1.parquet"]
+    recipe, url = load_recipe(str(recipe_file)), str(dest)
+    dest.mkdir()
+    (dest / f".corpus.json.{here}.{gone.pid}.0123").touch()
+    generate(recipe, url, Options(shards=()))
+    assert list(runs.contents(url)) == ["corpus.json"]
+    for name, data in expected.items():
+        storage.write_bytes(storage.join(url, name), data)
+    for name in names:
+        (dest / f"{name}.{here}.{gone.pid}.0123").touch()
+    generate(recipe, url)
+    assert runs.contents(url) == expected
 
 
 INTERRUPTED = "generate: error: interrupted; the same command goes on from here"
@@ -481,27 +277,24 @@ INTERRUPTED = "generate: error: interrupted; the same command goes on from here"
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Ctrl-C, as a terminal sends it: to every process of the group."""
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(PATIENCE_S) == 130
-    wait_for(lambda: not family(process.pid))
+    assert process.wait(runs.PATIENCE_S) == 130
+    runs.wait_for(lambda: not runs.family(process.pid))
 
 
 def deaf_workers(session: int) -> list[bool]:
     """Per worker, whether it holds SIGINT back, and so cannot answer it with a traceback."""
-    workers = [pid for pid, line in family(session).items() if "spawn_main" in line]
     masks = [re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
-             for pid in workers]  # fmt: skip
+             for pid in runs.workers_of(session)]  # fmt: skip
     return [bool(mask and int(mask[1], 16) >> signal.SIGINT - 1 & 1) for mask in masks]
 
 
-def test_ctrl_c_while_workers_start(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_ctrl_c_while_workers_start(start: Start, tmp_path: Path) -> None:
     process = start(tmp_path / "corpus", "--workers", 2)
-    wait_for(lambda: len(deaf_workers(process.pid)) == 2)
+    runs.wait_for(lambda: len(deaf_workers(process.pid)) == 2)
     assert all(deaf_workers(process.pid))
     interrupt(process)
     assert (tmp_path / "stderr").read_text().splitlines() == [INTERRUPTED]
-    assert_whole_shards_only(tmp_path / "corpus")
+    runs.assert_whole_shards_only(str(tmp_path / "corpus"))
 
 
 STUCK = """
@@ -514,16 +307,27 @@ class Policy:
 
 
 def test_ctrl_c_does_not_wait_for_the_shards_in_progress(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, recipe_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    start: Start, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "stuck.py").write_text(STUCK)
-    recipe_file.write_text(RECIPE.replace('"random"', '"stuck:Policy"'))
+    recipe_file.write_text(runs.RECIPE.replace('"random"', '"stuck:Policy"'))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     process = start("corpus", "--workers", 1, "--allow-code")
-    wait_for((tmp_path / "playing").exists)
+    runs.wait_for((tmp_path / "playing").exists)
     interrupt(process)
     assert (tmp_path / "stderr").read_text().splitlines() == [INTERRUPTED]
-    assert_whole_shards_only(tmp_path / "corpus")
+    runs.assert_whole_shards_only(str(tmp_path / "corpus"))
     assert not (tmp_path / "corpus" / "index.parquet").exists()
+
+
+@pytest.mark.xdist_group("s3")
+def test_a_bucket_holds_the_same_bytes(
+    bucket: str, store: FaultProxy, recipe_file: Path, expected: dict[str, bytes]
+) -> None:
+    """Though the store is busy now and then."""
+    url = f"{bucket}/corpus"
+    store.faults = [Fault("503", 3, "PUT"), Fault("503", 2, "PUT", r"index\.parquet"), Fault("503")]
+    done = runs.command(recipe_file, url, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert runs.contents(url) == expected

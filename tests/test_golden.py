@@ -49,16 +49,24 @@ def episodes() -> list[Episode]:
     """A long episode in two segments, both sides of a match, one that fell: all kinds of null."""
     early: dict[str, Any] = {"truncated": False, "final_state_xxh3": None}
     match: dict[str, Any] = {
-        "task": "sumo", "level": 3, "instruction": "push the rövär out", "opponent": "random",
-        "rating": 1203.5, "opponent_rating": 990.0, "round": 2, "seed": (1 << 63) - 1,
-        "terminated": True, "truncated": False, "match": 1, "final_state_xxh3": 99,
+        "task": "sumo", "level": 3, "instruction": "push the rövär out", "round": 2,
+        "seed": (1 << 63) - 1, "terminated": True, "truncated": False, "match": 1,
+        "final_state_xxh3": 99,
+    }  # fmt: skip
+    winner: dict[str, Any] = {
+        "player": 0, "policy": "expert+noise0.3", "rating": 1203.5, "outcome": "win",
+        "opponent": "random", "opponent_rating": 990.0, "completion_step": 4,
+    }  # fmt: skip
+    loser: dict[str, Any] = {
+        "player": 1, "policy": "random", "rating": 990.0, "outcome": "loss",
+        "opponent": "expert+noise0.3", "opponent_rating": 1203.5,
     }  # fmt: skip
     frames = np.arange(256, dtype=np.uint8)[:, None, None, None] + np.zeros((8, 8, 3), np.uint8)
     return [
         make_episode(256, 0, pixels=frames, **early),
         make_episode(9, 0, segment=1, completion_step=260),
-        make_episode(5, 1, player=0, completion_step=4, **match),
-        make_episode(5, 3, player=1, policy="random", **match),
+        make_episode(5, 1, **match, **winner),
+        make_episode(5, 3, **match, **loser),
         make_episode(1, 2, terminated=True, truncated=False, cause="diverged: BADQACC"),
     ]
 

@@ -62,8 +62,8 @@ def test_the_four_commands_and_the_agent(tmp_path: Path) -> None:
 def test_the_example_recipe_generates(tmp_path: Path) -> None:
     (recipe,) = blocks("toml")
     (tmp_path / "recipe.toml").write_text(recipe)
-    output = run(["generate", "recipe.toml", "corpus", "--steps", "16384"], tmp_path)
-    assert "16,384 steps" in output
+    output = run(["generate", "recipe.toml", "corpus", "--steps", "49152"], tmp_path)
+    assert "49,152 steps" in output
 
 
 @pytest.mark.parametrize("command", ["generate", "audit", "train", "evaluate"])
@@ -82,7 +82,7 @@ def test_the_bucket_commands_take_urls(tmp_path: Path) -> None:
     )
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     extra = {
-        "generate": "--steps 16384",
+        "generate": "--steps 131072",
         "train": "--inputs state --batch 4 --updates 2 --validate-every 0",
     }
     for line in block.strip().splitlines():
@@ -96,8 +96,9 @@ def test_launching_by_torchrun_works(tmp_path: Path) -> None:
     (line,) = (
         line for text in blocks("") for line in text.splitlines() if line.startswith("torchrun")
     )
-    recipe = str(ROOT / "recipes/demo.toml")
-    run(["generate", recipe, str(tmp_path / "corpus"), "--steps", "16384"], tmp_path)
+    (recipe,) = blocks("toml")
+    (tmp_path / "recipe.toml").write_text(recipe)
+    run(["generate", "recipe.toml", "corpus", "--steps", "49152"], tmp_path)
     line = line.replace("--nnodes 16 --nproc-per-node 8", "--standalone --nproc-per-node 2")
     line = line.replace("s3://bucket", str(tmp_path))
     extra = "--inputs state --batch 4 --updates 2 --validate-every 0"

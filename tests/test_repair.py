@@ -250,19 +250,22 @@ class Moody(Steady):
 """
 
 
+@pytest.mark.parametrize("against", [False, True], ids=["plays", "is played against"])
 @pytest.mark.parametrize("policy", ["Steady", "Moody"])
 def test_policies_from_elsewhere(
-    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: str, against: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"players_{policy.lower()}:{policy}"  # a module of its own: one imports once
+    name = f"{policy.lower()}_{against}:{policy}"  # a module of its own: one imports once
     (tmp_path / f"{name.split(':')[0]}.py").write_text(POLICIES)
     monkeypatch.syspath_prepend(tmp_path)
     behaviour = Behaviour(("reach",), name)
-    recipe = Recipe("r", 1024, (behaviour,), shard_steps=512, wave=2, image_size=16)
+    if against:
+        behaviour = Behaviour(("sumo",), "random", opponents=(name,))
+    recipe = Recipe("r", 2048, (behaviour,), shard_steps=1024, wave=2, image_size=16)
     corpus = build(str(tmp_path / "corpus"), recipe)
     expected = contents(corpus.url)
     flip(Path(corpus.tar_url(1)))
-    with pytest.raises(ConfigError, match=r"corpus\.json: behaviours\[0\]: policy .* --allow-code"):
+    with pytest.raises(ConfigError, match=r"json: behaviours\[0\]: .*policy .* --allow-code"):
         mend(corpus)
     reason = rf"differs from its index: policy '{name}' need not act the same twice"
     if policy == "Moody":
@@ -273,6 +276,26 @@ def test_policies_from_elsewhere(
     else:
         assert mend(corpus, allow_code=True).refused == []
         assert contents(corpus.url) == expected
+
+
+def test_what_was_kept_of_matches_comes_back(tmp_path: Path) -> None:
+    behaviours = (Behaviour(("sumo",), "random"),)
+    recipe = Recipe("won", 8192, behaviours, seed=7, shard_steps=4096, wave=8, image_size=16)
+    corpus = build(str(tmp_path / "corpus"), dataclasses.replace(recipe, keep="success"))
+    expected, outcomes = contents(corpus.url), corpus.index["outcome"]
+    assert set(outcomes) == {"win", "loss"}
+    played = build(str(tmp_path / "all"), recipe).index
+    assert "draw" in set(played["outcome"]), "there is something not to keep"
+    assert mend(without(corpus, TAR, INDEX, MERGED)).refused == []
+    assert contents(corpus.url) == expected
+
+
+def test_frames_of_a_driver_must_be_vouched_for(whole: Corpus, tmp_path: Path) -> None:
+    recipe = whole.manifest.recipe | {"renderer": "egl"}
+    manifest = dataclasses.replace(whole.manifest, recipe=recipe)
+    corpus = without(rewritten(whole, str(tmp_path / "a"), manifest=manifest), TAR, INDEX, MERGED)
+    reason = "nothing is left to check it against, and renderer 'egl' need not draw the same else"
+    left_alone(corpus, reason)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from palaestra.generate import __main__ as command
 from palaestra.generate import replay as module
 from palaestra.generate.compare import EARLY_STEPS, compare
+from palaestra.generate.recipe import Behaviour, Recipe
 from palaestra.generate.replay import draw, replay
 from palaestra.generate.replay_report import Outcome, Replay, rows
-from palaestra.generate.world import Step, World
+from palaestra.generate.world import Observation, Step, World
 from palaestra.shards import storage
 from palaestra.shards.console import Advance, no_progress
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.episode import ARRAYS, Episode
 from palaestra.shards.errors import CorpusError, CorruptionError, SchemaMismatchError
 from small_corpus import Change, build, contents, made_elsewhere, rewritten
+from test_opengl import egl  # noqa: F401, a fixture
 
 MATCHES = 14
 
@@ -72,6 +74,58 @@ def test_the_width_of_a_wave_does_not_matter(
     for lanes in (1, 3, 1000):
         monkeypatch.setattr(module, "LANES", lanes)
         assert replay(corpus, *draw(corpus, 5)).failed == []
+
+
+class Whim:
+    """Acts as it likes, another time otherwise: like a learned policy on another machine."""
+
+    def reset(self, world: World, seeds: Sequence[int]) -> None:
+        self.shape, self.rng = (world.nlane, world.schema.action_size), np.random.default_rng()
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        return self.rng.uniform(-1, 1, self.shape).astype(np.float32)
+
+
+def test_what_no_script_played_replays_from_its_actions(tmp_path: Path) -> None:
+    whim = f"{__name__}:Whim"
+    behaviours = (
+        Behaviour(("reach",), whim), Behaviour(("tag",), whim, opponents=("expert",)),
+    )  # fmt: skip
+    recipe = Recipe("whims", 1024, behaviours, wave=2, image_size=16)
+    corpora = [build(str(tmp_path / name), recipe) for name in ("one", "two")]
+    hashes = [set(corpus.index["final_state_xxh3"].drop_nulls()) for corpus in corpora]
+    assert not hashes[0] & hashes[1], "a whim is not a script"
+    for corpus in corpora:
+        found = replay_all(corpus)
+        assert {outcome.task for outcome in found.outcomes} == {"reach", "tag"}
+        assert found.versions == () and all(o.differences == () for o in found.outcomes)
+
+
+@pytest.mark.usefixtures("egl")
+def test_frames_are_drawn_by_the_recipes_renderer(tmp_path: Path) -> None:
+    recipe = Recipe(
+        "egl", 256, (Behaviour(("push",), "random"),), wave=1, image_size=32, renderer="egl"
+    )
+    corpus = build(str(tmp_path / "egl"), recipe)
+    found = replay_all(corpus)
+    assert all(outcome.differences == () for outcome in found.outcomes)
+    manifest = replace(corpus.manifest, recipe=corpus.manifest.recipe | {"renderer": "raster"})
+    (outcome,) = replay_all(rewritten(corpus, str(tmp_path / "raster"), manifest=manifest)).outcomes
+    assert outcome.state_identical and not outcome.frames_identical
+
+
+def test_an_outcome_of_another_match_is_named(corpus: Corpus, tmp_path: Path) -> None:
+    ended = corpus.index.filter(pl.col("terminated") & (pl.col("task") == "sumo"))
+    key, match, player, outcome = ended.select("key", "match", "player", "outcome").row(0)
+    other = {"win": "loss", "loss": "draw", "draw": "win"}[outcome]
+
+    def change(episode: Episode) -> Episode:
+        return replace(episode, outcome=other) if episode.key == key else episode
+
+    (found,) = replay_all(rewritten(corpus, str(tmp_path / "corpus"), change)).failed
+    (difference,) = found.differences
+    assert (found.match, found.player) == (match, player)
+    assert difference.told == f"outcome is '{other}' in the corpus, '{outcome}' replayed"
 
 
 def test_a_corpus_anywhere_replays(corpus: Corpus) -> None:

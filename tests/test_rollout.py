@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from palaestra.generate import registry
 from palaestra.generate.policies import Expert, Match, Random
-from palaestra.generate.rollout import COMPLETION_STEPS, Completion, Label, play
+from palaestra.generate.rollout import COMPLETION_STEPS, Completion, Label, outcome, play, seat
 from palaestra.generate.slots import ACTION_SIZE
 from palaestra.generate.task import Ints, Score
 from palaestra.generate.tasks.reach import Reach
@@ -110,7 +110,7 @@ def copied(episodes: Iterator[Episode]) -> list[Episode]:
 
 def wave(task: str, nsim: int, first_match: int = 40) -> tuple[World, Noted, list[Episode]]:
     world, policy = World(task, 1, nsim, image_size=IMAGE), Noted()
-    label = Label("noted", "nobody", 3, first_match)
+    label = Label("noted", opponent="nobody", round=3, first_match=first_match)
     return world, policy, copied(play(world, policy, range(50, 50 + nsim), label))
 
 
@@ -158,7 +158,7 @@ def test_one_segment_per_episode_of_256_steps() -> None:
         assert (episode.task, episode.level, episode.seed) == ("reach", 1, 50 + sim)
         assert (episode.policy, episode.opponent, episode.round) == ("noted", "nobody", 3)
         assert episode.steps == 256 and episode.truncated and not episode.terminated
-        assert episode.cause == ""
+        assert episode.cause == "" and episode.outcome is None
         assert episode.final_state_xxh3 == world.final_state_xxh3(sim)
         assert episode.completion_step == completion_reference(episode.success) is not None
 
@@ -293,3 +293,54 @@ def test_a_match_gives_each_player_its_own_policy() -> None:
     for player in (0, 1):
         np.testing.assert_array_equal(action[player::2], alone[player][player::2])
     assert not np.array_equal(alone[0], alone[1])
+
+
+LABEL = Label(
+    "mine", opponent="theirs", rating=1200.0, opponent_rating=None, round=3, first_match=40
+)  # fmt: skip
+
+
+def test_a_label_turned_is_the_opponents() -> None:
+    expected = Label(
+        "theirs", opponent="mine", rating=None, opponent_rating=1200.0, round=3, first_match=40
+    )  # fmt: skip
+    assert LABEL.turned() == expected and LABEL.turned().turned() == LABEL
+
+
+def test_the_first_policy_is_player_0_of_even_simulations() -> None:
+    assert [[seat(sim, player, 2) for player in (0, 1)] for sim in range(4)] == [
+        [0, 1], [1, 0], [0, 1], [1, 0],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(
+        seat(np.repeat(np.arange(4), 2), np.tile((0, 1), 4), 2), [0, 1, 1, 0, 0, 1, 1, 0]
+    )
+
+
+def test_a_match_ends_as_the_success_of_its_last_step_says() -> None:
+    success = np.array([1, 0, 0, 0, 0, 1], np.uint8)
+    expected = ["win", "loss", "draw", "draw", "loss", "win"]
+    assert [outcome(success, lane, 2) for lane in range(6)] == expected
+    assert [outcome(success, lane, 1) for lane in range(6)] == [None] * 6
+
+
+def test_every_lane_is_labelled_by_who_played_it() -> None:
+    """Random play can be told by its actions, which depend on nothing but the seeds."""
+    world, seeds = World("doubled", 1, 2, pixels=False), [50, 51]
+    random, used = Random(), world.task.action_size
+    policy = Match([Expert(), random], alternate=True)
+    label = replace(LABEL, policy="expert", opponent="random")
+    episodes = copied(play(world, policy, seeds, label))
+    labels = [(e.match, e.player, e.segment, e.policy) for e in episodes]
+    assert labels == [
+        (40, 0, 0, "expert"), (40, 1, 0, "random"), (41, 0, 0, "random"), (41, 1, 0, "expert"),
+        (41, 0, 1, "random"), (41, 1, 1, "expert"),
+    ]  # fmt: skip
+    for episode in episodes:
+        lane, start = 2 * (episode.match - 40) + episode.player, 256 * episode.segment
+        drawn = random.actions[lane, start : start + episode.steps, :used]
+        assert np.array_equal(episode.action[:, :used], drawn) == (episode.policy == "random")
+        own = label if episode.policy == "expert" else label.turned()
+        assert (episode.opponent, episode.rating) == (own.opponent, own.rating)
+        assert (episode.opponent_rating, episode.round) == (own.opponent_rating, 3)
+        ended = episode.terminated or episode.truncated
+        assert (episode.outcome is not None) == ended

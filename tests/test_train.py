@@ -218,7 +218,7 @@ def test_two_processes_and_accumulation_equal_one_process(
         for process in (first, second):
             finish(process)
     out = train(folder, apart, *flags("micro-batch", 2, "ranks", 2))
-    assert out.count("train: 5 of 5 updates") == 1  # one rank speaks
+    assert out.count(" parameters, ") == 1  # one rank speaks
     assert_close(folder / whole, folder / slow, 5)
     assert_close(folder / whole, folder / apart, 5)
     assert metrics(folder / whole)[0]["gradient_norm"] > 1e-3

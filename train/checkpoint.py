@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -38,6 +39,10 @@ class Exported:
     """(task, level) pairs it was trained on."""
     update: int
     weights: dict[str, Tensor]
+    url: str
+    """Of the file itself, whatever led to it."""
+    sha256: str
+    """Of the file's bytes, in hexadecimal."""
 
 
 def checkpoint_url(run: str, update: int) -> str:
@@ -152,7 +157,8 @@ def read_weights(url: str) -> Exported:
         raise CheckpointError(f"{where}: not weights of ours ({error!r})") from error
     schema = Schema.from_json(metadata["schema"], where)
     config = TrainConfig.from_json(metadata["config"], where)
-    return Exported(config, schema, tasks, update, weights)
+    digest = hashlib.sha256(data).hexdigest()
+    return Exported(config, schema, tasks, update, weights, where, digest)
 
 
 def build_network(exported: Exported, where: str) -> PolicyValueNetwork:

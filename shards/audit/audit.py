@@ -10,7 +10,7 @@ import polars as pl
 
 from ..console import Advance, no_progress
 from ..corpus import Corpus
-from . import episodes, rules, sampling, survey, verify
+from . import episodes, matches, rules, sampling, survey, verify
 from .expect import Expectations, expectation_checks
 from .merged import MergedIndex
 from .mixture import mixture_checks
@@ -30,7 +30,7 @@ class IndexDigest:
     """Of every shard whose index is usable."""
     tar_bytes: int = 0
     episodes: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """As `episodes.by_episode` makes them."""
+    """As `episodes.by_episode` makes them, without ENDINGS."""
     samples: pl.DataFrame = field(default_factory=pl.DataFrame)
     """`episodes.SAMPLE` and xxh3 of every segment."""
 
@@ -73,8 +73,10 @@ def read_index(
 ) -> IndexDigest:
     """Read the shards' index files and check all that single shards show."""
     found, rows = IndexDigest(), pl.DataFrame(schema=survey.ROWS)
-    kept, samples = [episodes.by_episode(rows)], [rows.select(*episodes.SAMPLE, "xxh3")]
+    tables, samples = [], [rows.select(*episodes.SAMPLE, "xxh3")]
+    tables.append(episodes.by_episode(rows).drop(episodes.ENDINGS))
     row_rules, segment_rules = [*rules.row_rules(corpus.schema)], [*rules.segment_rules()]
+    match_rules, kept_rules = [*matches.match_rules()], [*matches.kept_rules(keep(corpus))]
     for part in survey.read_parts(corpus, shards):
         merged.compare(part)
         for fault in part.faults:
@@ -85,11 +87,19 @@ def read_index(
             found.tallies["byte ranges"].add(fault)
         found.segments |= part.segments()
         found.tar_bytes += sum(info.tar_bytes for info in part.infos.values())
-        kept.append(episodes.by_episode(part.rows))
+        table = episodes.by_episode(part.rows)
+        rules.apply(kept_rules, table, found.tallies, matches.PLAYER)
+        rules.apply(match_rules, matches.sides(table), found.tallies, matches.MATCH)
+        tables.append(table.drop(episodes.ENDINGS))
         samples.append(part.rows.select(*episodes.SAMPLE, "xxh3"))
         advance(len(part.infos), f"{sum(t.count for t in found.tallies.values()):,} faults")
-    found.episodes, found.samples = pl.concat(kept), pl.concat(samples)
+    found.episodes, found.samples = pl.concat(tables), pl.concat(samples)
     return found
+
+
+def keep(corpus: Corpus) -> str:
+    """Which episodes its recipe keeps."""
+    return str(corpus.manifest.recipe.get("keep", "all"))
 
 
 def totals(found: IndexDigest) -> dict[str, float]:
@@ -122,11 +132,11 @@ def file_checks(
 
 
 def content_checks(corpus: Corpus, found: IndexDigest) -> Iterator[Check]:
-    """Keys, numbers, frames, episodes, seeds, copies, held-out tasks."""
-    matches, tallies = episodes.by_match(found.episodes), found.tallies
+    """Keys, numbers, frames, episodes, matches, seeds, copies, held-out tasks."""
+    by_match, tallies = episodes.by_match(found.episodes), found.tallies
     low, high = corpus.schema.reward_range
     count = len(found.samples)
-    spread = episodes.spread(matches)
+    spread = episodes.spread(by_match)
     tallies["keys"].add(spread.first, spread.count)
     good = {
         "keys": "unique and well-formed, no match in two shards",
@@ -143,6 +153,10 @@ def content_checks(corpus: Corpus, found: IndexDigest) -> Iterator[Check]:
         f"frames before completion{first}",
     )  # fmt: skip
     yield judge("segments", tallies["segments"], "contiguous, the last of each episode ends it")
-    yield episodes.seed_check(matches)
-    yield episodes.duplicate_check(matches, found.samples)
+    yield judge("matches", tallies["matches"], "both players tell the same of each")
+    yield episodes.seed_check(by_match)
+    yield episodes.duplicate_check(by_match, found.samples)
+    if keep(corpus) == "success":
+        all_good = "every episode succeeded, every match was won by somebody"
+        yield judge("kept", tallies["kept"], all_good)
     yield episodes.held_out_check(corpus, found.episodes)

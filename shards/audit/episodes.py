@@ -10,6 +10,7 @@ from .report import GROUP, Check, Tally, judge
 from .rules import KEY, moving_frames, repeated_frames
 
 SAMPLE = ["match", "player", "segment"]  # what a key is made of
+ENDINGS = ["outcome", "rating", "opponent_rating"]  # not kept once the shard's matches are checked
 
 
 def by_episode(rows: pl.DataFrame) -> pl.DataFrame:
@@ -19,7 +20,7 @@ def by_episode(rows: pl.DataFrame) -> pl.DataFrame:
     """
     col = pl.col
     return rows.group_by("file", "match", "player", maintain_order=True).agg(
-        col(*GROUP, "seed").first(), col("final_state_xxh3").max(),
+        col(*GROUP, *ENDINGS, "seed").first(), col("final_state_xxh3").max(),
         col("steps").sum().cast(pl.Int64),  # their sum over a large corpus leaves 32 bits
         col("bytes", "return").sum(), col("success").any(), col("completion_step").max(),
         segments=pl.len().cast(pl.Int32), several_seeds=col("seed").min() != col("seed").max(),
@@ -104,5 +105,3 @@ def held_out_check(corpus: Corpus, episodes: pl.DataFrame) -> Check:
     if corpus.manifest.recipe.get("heldout"):
         return Check("held out", True, f"for evaluation only, as its recipe says: {told}")
     return Check("held out", False, f"{told}: heldout is not set in its recipe")
-
-

@@ -19,33 +19,41 @@ KEY = pl.format(
     "{}-{}-{}", pl.col("match").cast(pl.String).str.zfill(12), "player",
     pl.col("segment").cast(pl.String).str.zfill(2),
 )  # fmt: skip
-SEGMENT_COLUMNS = (
-    "file", "match", "player", "segment", "key", "steps", "terminated", "truncated",
-    "final_state_xxh3",
+SAMPLE_NAME = pl.format("sample {}", "key")
+EPISODE = ("file", "match", "player")
+CONSTANT = (  # over an episode's segments; seeds have a check of their own
+    "task", "level", "instruction", "policy", "opponent", "rating", "opponent_rating", "round",
+    "outcome",
 )  # fmt: skip
-EPISODE = SEGMENT_COLUMNS[:3]
+SEGMENT_COLUMNS = (
+    *EPISODE, "segment", "key", "steps", "terminated", "truncated", "final_state_xxh3", *CONSTANT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A fault of every segment for which `bad` holds; null counts as good."""
+    """A fault of every row for which `bad` holds; null counts as good."""
 
     check: str
     bad: pl.Expr
     wrong: str
-    """Completes `sample KEY …`."""
+    """Completes the name of a row: `sample KEY …`."""
 
 
-def apply(rules: Iterable[Rule], rows: pl.DataFrame, tallies: dict[str, Tally]) -> None:
-    """Count each rule's faults among the rows, all in one pass over them."""
+def apply(
+    rules: Iterable[Rule], rows: pl.DataFrame, tallies: dict[str, Tally],
+    name: pl.Expr = SAMPLE_NAME,
+) -> None:  # fmt: skip
+    """Count each rule's faults among the rows, which go by `name`, all in one pass over them."""
     chosen = list(rules)
-    found = rows.lazy().select(
-        pl.struct(count=rule.bad.sum(), key=pl.col("key").filter(rule.bad).first()).alias(str(i))
+    places = rows.lazy().select(
+        pl.struct(count=rule.bad.sum(), row=rule.bad.arg_true().first()).alias(str(i))
         for i, rule in enumerate(chosen)
     )
-    for rule, column in zip(chosen, found.collect(), strict=True):
-        count, key = column[0]["count"], column[0]["key"]
-        tallies[rule.check].add(f"sample {key} {rule.wrong}", count)
+    for rule, column in zip(chosen, places.collect(), strict=True):
+        if count := column[0]["count"]:
+            first = rows[column[0]["row"]].select(name).item()
+            tallies[rule.check].add(f"{first} {rule.wrong}", count)
 
 
 def moving_frames() -> pl.Expr:
@@ -91,9 +99,11 @@ def segment_rules() -> Iterator[Rule]:
     last = pl.any_horizontal(col(name) != col(name).shift(-1) for name in EPISODE)
     first, last = first.fill_null(True), last.fill_null(True)
     ended = col("terminated") | col("truncated")
+    other = pl.any_horizontal(col(name).ne_missing(col(name).shift(1)) for name in CONSTANT)
     number = pl.when(first).then(0).otherwise(col("segment").shift(1) + 1)
     wrong = {
         "does not follow the segment before it": col("segment") != number,
+        "has not the task, players or outcome of the segment before it": ~first & other,
         "is both terminated and truncated": col("terminated") & col("truncated"),
         "is the last of its episode, yet does not end it": last & ~ended,
         "ends its episode, yet is not the last": ~last & ended,

@@ -1,0 +1,81 @@
+"""The parts of a recipe whose values are not all given: a stand-in plays for unknown policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..shards.errors import ConfigError, UnknownNameError
+from .recipe import LEAGUE, Player, Recipe
+from .recipe_file import read_recipe
+from .resolve import PLACEHOLDER, choose_part, resolve
+
+STAND_IN = Player("expert", noise=0.4)  # plays for a policy that is not known yet
+A_LEAGUE = "a league"  # what opponents are called as long as their file is not known
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A part, resolved but for some values."""
+
+    name: str
+    """Of the part, or of a recipe without parts."""
+    recipe: Recipe
+    unknown: frozenset[str]
+    """Labels of those for whom the stand-in plays."""
+    missing: frozenset[str]
+    """Names that still need a `--set`."""
+
+
+def draft(
+    url: str, steps: int | None, part: str | None, values: Mapping[str, str], allow_code: bool
+) -> list[Draft]:
+    """All parts of a recipe, or one; a recipe without parts is one. Errors as `load_recipe`'s."""
+    recipe = read_recipe(url, allow_code)
+    parts = [part] if part is not None or not recipe.parts else list(recipe.parts)
+    asked = {name: _asked(choose_part(recipe, name, url)) for name in parts}
+    known = frozenset().union(*asked.values())
+    for value in values:
+        if not known:
+            raise ConfigError(f"{url}: --set {value}: nothing that plays asks for a value")
+        if value not in known:
+            raise UnknownNameError("name", value, known, f"{url}: --set")
+    found = []
+    for name in parts:
+        missing = asked[name] - set(values)
+        # a name that stands for itself is still there when all is resolved
+        filled = {word: values.get(word, f"{{{word}}}") for word in asked[name]}
+        whole = _without_league(recipe) if missing & _names(recipe.league) else recipe
+        resolved = resolve(
+            whole, url, steps=steps, part=name, values=filled, allow_code=allow_code
+        )
+        unknown = frozenset(
+            label for label, player in resolved.players().items()
+            if missing & _names(player.arguments)
+        )  # fmt: skip
+        policies = resolved.policies | dict.fromkeys(unknown, STAND_IN)
+        found.append(
+            Draft(name or recipe.name, replace(resolved, policies=policies), unknown, missing)
+        )
+    return found
+
+
+def _names(value: object) -> frozenset[str]:
+    return frozenset(PLACEHOLDER.findall(repr(value)))
+
+
+def _asked(recipe: Recipe) -> frozenset[str]:
+    """Names that those who play in a chosen part ask for."""
+    names = _names([player.arguments for player in recipe.players().values()])
+    return names | _names(recipe.league)
+
+
+def _without_league(recipe: Recipe) -> Recipe:
+    """The same with one unknown policy in place of the league's members."""
+    member = Player("unknown:member", arguments={"league": recipe.league})
+    behaviours = tuple(
+        replace(b, opponents=tuple(A_LEAGUE if o == LEAGUE else o for o in b.opponents))
+        for b in recipe.behaviours
+    )
+    policies = recipe.policies | {A_LEAGUE: member}
+    return replace(recipe, behaviours=behaviours, policies=policies, league="")

@@ -1,0 +1,40 @@
+"""Which tasks and levels a behaviour plays: by name, family, `train` or `heldout`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..shards.errors import UnknownNameError
+from .recipe import Behaviour
+from .registry import check_level, task_classes
+
+TRAIN, HELDOUT = "train", "heldout"
+
+
+def pairs(behaviour: Behaviour, where: str = "") -> list[tuple[str, int]]:
+    """Its (task, level) pairs, each once, in the order of its words.
+
+    A task named by itself must have every level, else ConfigError; a group leaves out levels that
+    a task lacks. Families and `train` leave out what is held out of training, `heldout` all else.
+    UnknownNameError for a word that is neither.
+    """
+    return list(dict.fromkeys(
+        pair for word in behaviour.tasks for pair in _pairs_of(word, behaviour.levels, where)
+    ))  # fmt: skip
+
+
+def _pairs_of(word: str, levels: tuple[int, ...], where: str) -> Iterator[tuple[str, int]]:
+    classes = task_classes()
+    groups = {cls.family for cls in classes.values()} | {TRAIN, HELDOUT}
+    if word in classes:
+        for level in levels:
+            check_level(classes[word], level, where)
+            yield word, level
+    elif word in groups:
+        for name, cls in classes.items():
+            if word in (cls.family, TRAIN, HELDOUT):
+                there = [level for level in levels if 1 <= level <= cls.levels]
+                wanted = [level for level in there if (level in cls.held_out) == (word == HELDOUT)]
+                yield from ((name, level) for level in wanted)
+    else:
+        raise UnknownNameError("task", word, (*classes, *groups), where)

@@ -1,0 +1,214 @@
+"""What a step of a corpus costs here: a few episodes, played and stored as generation does it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+from ..shards.corpus import Corpus
+from ..shards.episode import Episode
+from ..shards.schema import SEGMENT_STEPS
+from ..shards.writer import ShardWriter
+from . import raster
+from .plan import Wave, plan
+from .players import load
+from .policies import SCRIPTED
+from .pool import in_processes
+from .recipe import Behaviour, Player, Recipe
+from .registry import task_class
+from .work import manifest_of, play_wave, succeeded
+
+MEASURE_S = 9.0  # for all cells together, on every core
+CELL_S = 4.0  # at most for one: enough for a wave of 64 lanes and 512 steps
+FEW, SOME = 8, 32  # control steps: the fewest that give a rate; enough for one
+CONTROL_STEP_S = 0.6e-3  # of a control step, whatever its lanes: 0.3 to 1.6 ms over the suite
+PATIENCE_S = 6.0  # with a slow policy, after its first segment
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a planned step of a cell comes to; planned are whole episodes."""
+
+    written: float
+    """Steps: 1 where no episode ends early."""
+    segments: float
+    bytes: float
+    """Of the tar."""
+    seconds: float
+    """Of one core, all told: simulated, drawn, encoded, and what is played and not kept."""
+    device: str = ""
+    """What computes its learned policies, if there are any."""
+
+
+class _EnoughError(Exception):
+    """Ends a wave before its time."""
+
+
+class _Run(ShardWriter):
+    """A wave and what it takes: a shard that is never stored, with a clock."""
+
+    def __init__(self, recipe: Recipe, nsim: int) -> None:
+        super().__init__(Corpus("memory://plan", manifest_of(recipe)), 0)
+        self.wave = replace(plan(recipe)[0][0], nsim=nsim)
+        # processor time, which leaves out what others do on a machine, where all of the work is
+        # in this process; a GPU's is not
+        self.clock = time.process_time if is_scripted(recipe) else time.perf_counter
+        self.good: set[int] = set()
+        self.storing = 0.0
+        """Seconds of encoding and the like."""
+        self.lanes: list[int] = []
+        """That advanced, by control step."""
+        self.times: list[float] = []
+        """After each control step, without `storing`."""
+        self.whole = False
+        self.start = self.clock()
+
+    def add(self, episode: Episode) -> None:
+        """Take in a segment."""
+        begin = self.clock()
+        super().add(episode)
+        self.storing += self.clock() - begin
+        if succeeded(episode):
+            self.good.add(episode.match)
+
+    def play(self, recipe: Recipe, enough: Callable[[_Run], bool]) -> _Run:
+        """Play the wave until it is over or it is `enough`."""
+
+        def on_step(lanes: int) -> None:
+            self.lanes.append(lanes)
+            self.times.append(self.clock() - self.storing - self.start)
+            if enough(self):
+                raise _EnoughError
+
+        with suppress(_EnoughError):
+            play_wave(self, replace(recipe, keep="all"), self.wave, 0, on_step)
+            self.whole = True
+        begin = self.clock()
+        self.end_wave()
+        self.storing += self.clock() - begin
+        return self
+
+    @property
+    def planned(self) -> int:
+        """Steps of whole episodes; of episodes that were cut off, those that were played."""
+        return self.wave.steps if self.whole else sum(self.lanes)
+
+    def per_step(self, first: int | None = None) -> float:
+        """Seconds to play one, of the `first` control steps or all; the very first sets up."""
+        last = min(first or len(self.lanes), len(self.lanes)) - 1
+        return (self.times[last] - self.times[0]) / max(sum(self.lanes[1 : last + 1]), 1)
+
+
+def measure_all(cells: Sequence[Recipe]) -> list[Cost]:
+    """The costs of resolved recipes of one wave: on all cores, of learned policies on one.
+
+    Raises what playing them raises.
+    """
+    costs: dict[int, Cost] = {}
+    if any(recipe.renderer == "raster" for recipe in cells):
+        raster.compile()  # once, before the workers start
+    cores = len(os.sched_getaffinity(0))
+    for scripted in (True, False):
+        chosen = [i for i, recipe in enumerate(cells) if is_scripted(recipe) == scripted]
+        chosen.sort(key=lambda i: task_class(_wave(cells[i]).task).horizon, reverse=True)
+        workers = min(cores if scripted else 1, len(chosen))
+        budget = min(CELL_S, MEASURE_S * workers / max(len(chosen), 1))
+        # seeds of their own: with the same ones all cells would draw the same lucky episodes
+        items = [(i, replace(cells[i], seed=i)) for i in chosen]
+        costs |= dict(in_processes(partial(_measure_item, budget), items, workers))
+    return [costs[i] for i in range(len(cells))]
+
+
+def _measure_item(budget: float, item: tuple[int, Recipe]) -> tuple[int, Cost]:
+    return item[0], measure(item[1], budget)
+
+
+def _wave(recipe: Recipe) -> Wave:
+    return plan(recipe)[0][0]
+
+
+def is_script(player: Player) -> bool:
+    """Whether it needs no learning, and no GPU."""
+    return player.policy in SCRIPTED
+
+
+def is_scripted(recipe: Recipe) -> bool:
+    """Whether all that it takes is this process."""
+    return recipe.renderer == "raster" and all(map(is_script, recipe.players().values()))
+
+
+def measure(recipe: Recipe, budget: float) -> Cost:
+    """The cost of a cell, in about `budget` seconds, or what two whole episodes take.
+
+    A whole wave, if there is time for it. If not, its first steps tell the rate, and a few whole
+    episodes in a narrower wave all that changes in the course of an episode: bytes fall to a sixth
+    of the first segment's where a task is done, two in three matches end early, and contacts cost.
+    """
+    wave = _wave(recipe)
+    _warm_up(recipe.wave, recipe.image_size)
+    if not is_scripted(recipe):  # networks and drivers load
+        _Run(recipe, 1).play(recipe, lambda run: len(run.lanes) == 2)
+    wide = _Run(recipe, wave.nsim).play(recipe, partial(_told, budget))
+    # by itself: in a process's first wave memory that comes from the machine took up to 0.4 s
+    setting_up = _Run(recipe, wave.nsim).play(recipe, lambda run: True).times[0]
+    devices = {_device(player) for player in recipe.players().values()}
+    device = ", ".join(sorted(devices - {""}))
+    if wide.whole:
+        playing = wide.per_step() * sum(wide.lanes) + wide.storing
+        return cost_of(recipe, wide, playing + setting_up, device)
+    each = (wide.per_step() * wide.lanes[0] - CONTROL_STEP_S) / wave.nsim
+    room = 0.75 * budget / task_class(wave.task).horizon - CONTROL_STEP_S
+    few = 2 * task_class(wave.task).players  # of matches more: their lengths differ most
+    narrow = _Run(recipe, min(wave.nsim, max(few, int(room / max(each, 1e-6)))))
+    narrow.play(recipe, _tired)
+    drift = narrow.per_step() / narrow.per_step(max(len(wide.lanes), SOME))
+    playing = wide.per_step() * drift * sum(narrow.lanes) + narrow.storing
+    return cost_of(recipe, narrow, playing + setting_up * narrow.planned / wave.steps, device)
+
+
+@cache
+def _warm_up(lanes: int, image_size: int) -> None:
+    """Libraries load, and a process's first wave touches new memory: 0.4 s for 64 lanes."""
+    recipe = Recipe("warm-up", 1, (Behaviour(("reach",), "expert"),), wave=lanes)
+    recipe = replace(recipe, image_size=image_size)
+    _Run(recipe, lanes).play(recipe, lambda run: len(run.lanes) == 2)
+
+
+def _told(budget: float, run: _Run) -> bool:
+    """Whether a wide wave has told its rate and there is no time for all of it."""
+    steps = len(run.lanes)
+    if not FEW < steps <= SOME or run.per_step() * run.wave.steps <= budget:
+        return False
+    return steps == SOME or run.times[-1] > budget / 4
+
+
+def _tired(run: _Run) -> bool:
+    """Whether whole episodes take too long, and there is one segment of each."""
+    return len(run.lanes) > SEGMENT_STEPS and run.times[-1] > PATIENCE_S
+
+
+def cost_of(recipe: Recipe, run: _Run, seconds: float, device: str = "") -> Cost:
+    """What was played, `seconds` long, by planned step; of it all, or of what is kept."""
+    matches, tries = {row["match"] for row in run.rows}, 1.0
+    if recipe.keep == "success" and run.whole:
+        # (n + 1) / (k + 1) has the mean 1 / p, but for (1 - p)^(n + 1)
+        tries = (len(matches) + 1) / (len(run.good) + 1)
+        matches = run.good or matches
+    rows = [row for row in run.rows if row["match"] in matches]
+    steps = sum(row["steps"] for row in rows)
+    written = steps / (run.planned * len(matches) / run.wave.nsim) if run.whole else 1.0
+    return Cost(
+        written, len(rows) / steps * written, sum(row["bytes"] for row in rows) / steps * written,
+        seconds / run.planned * tries, device,
+    )  # fmt: skip
+
+
+def _device(player: Player) -> str:
+    """What computes a player's actions; nothing worth telling of a script's."""
+    policy = load(player)
+    found: dict[str, str] = policy.versions() if hasattr(policy, "versions") else {}
+    return found.get("device", "")

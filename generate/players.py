@@ -1,0 +1,117 @@
+"""The players of a recipe: loaded, kept for the next wave, and what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from ..shards import storage
+from ..shards.errors import CheckpointError
+from ..shards.schema import Schema
+from .plan import Wave
+from .policies import SCRIPTED, Match, make_policy
+from .pool import in_processes
+from .recipe import SELF, Player, Recipe
+from .rollout import Label, Policy
+
+KEPT = 2  # learned policies in memory: those that play each other
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a corpus depends on beside the recipe and this program."""
+
+    dependencies: dict[str, str] = field(default_factory=dict)
+    """URL → sha256 of the files that learned policies were read from, and of the league's."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of what computes policies and draws: torch, the device, OpenGL's driver."""
+
+
+def inspect_players(recipe: Recipe, schema: Schema) -> Provenance:
+    """Load every player once, and OpenGL: what cannot play is found before any work.
+
+    In a worker, unless all are scripts: there, torch has the threads and the device that it will
+    play with. A policy may tell the `schema` that it was trained on, its `dependencies()` (URL →
+    sha256) and the `versions()` of what computes it. Raises ConfigError for a policy that does
+    not import, CheckpointError for one that cannot be loaded, SchemaMismatchError for one that
+    was trained on something else.
+    """
+    scripted = all(player.policy in SCRIPTED for player in recipe.players().values())
+    if scripted and recipe.renderer == "raster":
+        return _inspect(schema, recipe)
+    return next(iter(in_processes(partial(_inspect, schema), [recipe], 1)))
+
+
+def _inspect(schema: Schema, recipe: Recipe) -> Provenance:
+    dependencies: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    if recipe.league:
+        data = storage.read_bytes(recipe.league)
+        dependencies[recipe.league] = hashlib.sha256(data).hexdigest()
+    for label, player in recipe.players().items():
+        policy = load(player)
+        trained_on = getattr(policy, "schema", None)
+        if isinstance(trained_on, Schema):
+            where = str(player.arguments.get("url", label))
+            trained_on.require_equal(schema, where, but=("reward_range",))
+        if hasattr(policy, "dependencies"):
+            dependencies |= policy.dependencies()
+        if hasattr(policy, "versions"):
+            versions |= policy.versions()
+    if recipe.renderer == "egl":
+        from .opengl import driver  # here, so that only those who ask for it load OpenGL
+
+        versions["renderer"] = driver()
+    return Provenance(dependencies, versions)
+
+
+def players_of(recipe: Recipe, wave: Wave) -> list[Player]:
+    """Who plays a wave: one, or two against each other."""
+    own = recipe.player_of(wave.behaviour)
+    return [own] if wave.opponent in ("", SELF) else [own, recipe.player(wave.opponent)]
+
+
+def label_of(recipe: Recipe, wave: Wave, first_match: int) -> Label:
+    """What a wave's episodes are called."""
+    name, own = wave.behaviour.label, recipe.player_of(wave.behaviour)
+    if not wave.opponent:
+        return Label(name, rating=own.rating, round=recipe.round, first_match=first_match)
+    alone = wave.opponent == SELF
+    rival = own if alone else recipe.player(wave.opponent)
+    opponent = name if alone else wave.opponent
+    return Label(name, opponent, own.rating, rival.rating, recipe.round, first_match)
+
+
+def policy_of(recipe: Recipe, wave: Wave, pinned: Mapping[str, str] | None = None) -> Policy:
+    """Who plays a wave; sides alternate where there are two.
+
+    CheckpointError if one was read from other files than are `pinned` (URL → sha256): a run's
+    newest checkpoint is another when it trains on.
+    """
+    policies = [load(player) for player in players_of(recipe, wave)]
+    for policy in policies:
+        for url, digest in getattr(policy, "dependencies", dict)().items():
+            if pinned is not None and pinned.get(url) != digest:
+                raise CheckpointError(
+                    f"{url}: not the file that the corpus was begun with; name a checkpoint that "
+                    "stays as it is"
+                )
+    # equal players are one object, which would act twice at every step
+    return policies[0] if policies[0] is policies[-1] else Match(policies, alternate=True)
+
+
+_loaded: dict[str, Policy] = {}  # in a process, by Player
+
+
+def load(player: Player) -> Policy:
+    """The player's policy; the last KEPT that are not scripts stay in memory."""
+    if player.policy in SCRIPTED:
+        return make_policy(player.policy, player.noise)
+    key = repr(player)
+    policy = _loaded.pop(key, None) or make_policy(player.policy, 0.0, player.arguments)
+    _loaded[key] = policy  # the newest last
+    for oldest in list(_loaded)[:-KEPT]:
+        del _loaded[oldest]
+    return policy

@@ -1,0 +1,183 @@
+"""From a recipe as it is written to one that says everything: a part of it, with plain names."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import xxhash
+
+from ..shards.errors import ConfigError, UnknownNameError
+from .groups import pairs
+from .league import Member, load_league
+from .plan import plan
+from .recipe import LEAGUE, SELF, Behaviour, Recipe
+from .recipe_check import check_labels, check_limits, check_name, check_player
+from .registry import task_class
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # any other brace stands for itself
+
+
+def resolve(
+    recipe: Recipe, where: str, *, steps: int | None = None, part: str | None = None,
+    values: Mapping[str, str], allow_code: bool = False,
+) -> Recipe:  # fmt: skip
+    """The recipe of one corpus, with which any machine makes the same: errors as `load_recipe`'s.
+
+    Each of its behaviours is a product of tasks and levels with at most one opponent.
+    """
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
+        check_limits(recipe, "steps", where)
+    recipe = fill(choose_part(recipe, part, where), values, where)
+    members = load_league(recipe.league) if LEAGUE in recipe.players() else ()
+    recipe = add_members(recipe, members, where, allow_code)
+    behaviours = tuple(piece for b in recipe.behaviours for piece in _pieces(b, members))
+    recipe = replace(recipe, behaviours=behaviours)
+    check_labels(recipe, where)  # a member's too
+    used = recipe.players()
+    named = {name: player for name, player in recipe.policies.items() if name in used}
+    recipe = replace(recipe, policies=named)
+    check_mixture(recipe, where)
+    return recipe
+
+
+def choose_part(recipe: Recipe, part: str | None, where: str) -> Recipe:
+    """The part as a recipe of its own; ConfigError if there is a choice and none was made."""
+    if part is None and recipe.parts:
+        known = ", ".join(recipe.parts)
+        raise ConfigError(f"{where}: has several parts: choose one with --part: {known}")
+    if part is None:
+        return recipe
+    if part not in recipe.parts:
+        if not recipe.parts:
+            raise ConfigError(f"{where}: --part {part}: the recipe has no parts")
+        raise UnknownNameError("part", part, recipe.parts, f"{where}: --part")
+    chosen = recipe.parts[part]
+    total = sum(other.weight for other in recipe.parts.values())
+    behaviours = tuple(replace(b, parts=()) for b in recipe.behaviours if b.plays_in(part))
+    seed = xxhash.xxh3_64_intdigest(f"{recipe.seed}/{part}".encode()) >> 1
+    recipe = replace(
+        recipe, name=f"{recipe.name}/{part}", steps=round(recipe.steps * chosen.weight / total),
+        behaviours=behaviours, seed=seed, keep=chosen.keep, round=chosen.round, parts={},
+    )  # fmt: skip
+    return recipe if LEAGUE in recipe.players() else replace(recipe, league="")
+
+
+def fill(recipe: Recipe, values: Mapping[str, str], where: str) -> Recipe:
+    """Put the given values in place of `{name}`; ConfigError for one that is missing or unused."""
+    asked: set[str] = set()
+
+    def put(value: Any, place: str) -> Any:
+        if isinstance(value, dict):
+            return {key: put(inner, f"{place}.{key}") for key, inner in value.items()}
+        if isinstance(value, list):
+            return [put(inner, f"{place}[{i}]") for i, inner in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        for name in PLACEHOLDER.findall(value):
+            asked.add(name)
+            if name not in values:
+                raise ConfigError(f"{place}: {value!r} needs a value: --set {name}=…")
+        return PLACEHOLDER.sub(lambda found: values[found[1]], value)
+
+    playing, policies = recipe.players(), dict(recipe.policies)
+    for name, player in recipe.policies.items():
+        if name in playing:
+            place = f"{where}: policies.{name}: arguments"
+            policies[name] = replace(player, arguments=put(player.arguments, place))
+    behaviours = tuple(
+        replace(b, arguments=put(b.arguments, f"{where}: behaviours: {b.label!r}: arguments"))
+        for b in recipe.behaviours
+    )
+    league = put(recipe.league, f"{where}: league")
+    for name in values:
+        if not asked:
+            raise ConfigError(f"{where}: --set {name}: nothing that plays asks for a value")
+        if name not in asked:
+            raise UnknownNameError("name", name, asked, f"{where}: --set")
+    return replace(recipe, policies=policies, behaviours=behaviours, league=league)
+
+
+def add_members(
+    recipe: Recipe, members: Sequence[Member], where: str, allow_code: bool
+) -> Recipe:
+    """The recipe with a league's members among its policies."""
+    policies = dict(recipe.policies)
+    for i, member in enumerate(members):
+        place = f"{recipe.league}: members[{i}]"
+        check_name(member.name, place)
+        check_player(member.player, place, allow_code)
+        if member.name in policies:
+            raise ConfigError(f"{place}: {member.name!r} is also a policy of {where}")
+        policies[member.name] = member.player
+    return replace(recipe, policies=policies)
+
+
+def _pieces(behaviour: Behaviour, members: Sequence[Member]) -> Iterator[Behaviour]:
+    """Behaviours that together are this one."""
+    found = pairs(behaviour)
+    single = [pair for pair in found if task_class(pair[0]).players == 1]
+    matches = [pair for pair in found if task_class(pair[0]).players > 1]
+    rivals = _opponents(behaviour, members)
+    total = sum(rivals.values())
+    for chosen, opponents, share in (
+        (single, (), 1.0), *((matches, (name,), part / total) for name, part in rivals.items())
+    ):
+        for tasks, levels in _products(chosen):
+            # in this order a behaviour that is one piece keeps its weight to the last bit
+            weight = behaviour.weight * (share * (len(tasks) * len(levels) / len(found)))
+            yield replace(
+                behaviour, tasks=tasks, levels=levels, opponents=opponents, weight=weight
+            )
+
+
+def _opponents(behaviour: Behaviour, members: Sequence[Member]) -> dict[str, float]:
+    """How often each is met, relative to the others."""
+    found: dict[str, float] = defaultdict(float)
+    strength = sum(member.weight for member in members)
+    for name in behaviour.opponents or (SELF,):
+        if name == LEAGUE:
+            for member in members:
+                found[member.name] += member.weight / strength
+        else:
+            found[name] += 1.0
+    return found
+
+
+def _products(
+    found: Sequence[tuple[str, int]]
+) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """The pairs as products of tasks and levels: tasks with the same levels together."""
+    levels: dict[str, list[int]] = defaultdict(list)
+    for task, level in found:
+        levels[task].append(level)
+    by_levels: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for task, some in levels.items():
+        by_levels[tuple(some)].append(task)
+    for some_levels, tasks in by_levels.items():
+        yield tuple(tasks), some_levels
+
+
+def check_mixture(recipe: Recipe, where: str) -> None:
+    """ConfigError if a policy, an opponent or a task of the recipe would not play once."""
+    waves = [wave for shard in plan(recipe) for wave in shard]
+    playing = {name for w in waves for name in (w.behaviour.label, *w.behaviour.opponents)}
+    tasks = {wave.task for wave in waves}
+    for name in recipe.players():
+        if name not in playing:
+            _refuse(recipe, f"policy {name!r}", where)
+    for behaviour in recipe.behaviours:
+        for task in behaviour.tasks:
+            if task not in tasks:
+                _refuse(recipe, f"task {task!r}", where)
+
+
+def _refuse(recipe: Recipe, what: str, where: str) -> None:
+    raise ConfigError(
+        f"{where}: {recipe.steps:,} steps in waves of {recipe.wave} lanes hold none of {what}: "
+        "its weight cannot be met; raise steps or lower wave"
+    )

@@ -1,0 +1,344 @@
+"""The agent as a behaviour of `generate`: drawn actions, provenance, worlds that do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from palaestra.generate.policies import make_policy
+from palaestra.generate.rollout import Label, play
+from palaestra.generate.slots import ACTION_SIZE, make_schema
+from palaestra.generate.world import STREAMS, World
+from palaestra.shards import storage
+from palaestra.shards.errors import ConfigError, RolloutError, SchemaMismatchError
+from palaestra.shards.schema import EVALUATION_BIT, SEGMENT_STEPS
+from palaestra.shards.segments import encode_instruction
+from palaestra.train.agent import STREAM, Agent, load
+from palaestra.train.checkpoint import (
+    MARKER,
+    WEIGHTS,
+    checkpoint_url,
+    export_metadata,
+    shapes_of,
+    write_weights,
+)
+from palaestra.train.config import TrainConfig, load_preset
+from palaestra.train.loss import action_target, bin_centres, mean_action, sample_action
+from palaestra.train.model import PolicyValueNetwork
+
+SCHEMA = make_schema(16, (0.0, 1.0))
+MODEL = load_preset("tiny").model
+BINS = MODEL.policy_bins
+CENTRES = bin_centres(BINS).numpy()
+LAST = float(np.nextafter(np.float32(1), np.float32(0)))  # the largest uniform there is
+
+
+def make_network(inputs: str, flat: bool) -> PolicyValueNetwork:
+    """A tiny network; `flat`: its policy is the same whatever it sees."""
+    network = PolicyValueNetwork(MODEL, shapes_of(SCHEMA), inputs.split("+"))
+    generator = torch.Generator().manual_seed(3)
+    network.initialise(generator)
+    with torch.no_grad():
+        for parameter in () if flat else network.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.1, generator=generator)
+    return network.eval()
+
+
+def export(path: Path, inputs: str = "state", flat: bool = False) -> str:
+    """The network as a weights file."""
+    config = TrainConfig(
+        corpora=("none",), weights=(1,), preset="tiny", model=MODEL, inputs=inputs, updates=1,
+        batch=1, micro_batch=1, peak_rate=1e-3, end_rate=1e-5, warm_up=1, precision="fp32",
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = export_metadata(config, SCHEMA, (("reach", 1),)) | {"update": 7}
+    write_weights(path, make_network(inputs, flat).state_dict(), metadata)
+    return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for one another on a busy machine made these tests 30 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", name="url")
+def weights_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a network whose policy depends on what it sees and did."""
+    return export(tmp_path_factory.mktemp("agent") / "drawn.safetensors")
+
+
+@pytest.fixture(scope="module", name="flat")
+def flat_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a network whose policy is always the same: actions tell the draws."""
+    return export(tmp_path_factory.mktemp("agent") / "flat.safetensors", flat=True)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An observation without a simulator."""
+
+    state: NDArray[np.float32]
+    pixels: NDArray[np.uint8] | None = None
+
+    @property
+    def instruction(self) -> Sequence[str]:
+        return ["touch the ball"] * len(self.state)
+
+
+def observe(lanes: int, step: int = 0) -> Seen:
+    rng = np.random.default_rng(step)
+    return Seen(rng.standard_normal((lanes, SCHEMA.state_size), np.float32))
+
+
+def think(state: NDArray[np.float32], before: torch.Tensor) -> torch.Tensor:
+    """Logits of the network in `url` for states (n, t, …) and the actions before them."""
+    codes = torch.tensor(np.stack([encode_instruction("touch the ball")] * len(state)))
+    history = torch.ones(len(state), dtype=torch.bool)
+    with torch.no_grad():
+        logits, _ = make_network("state", False)(
+            torch.tensor(state), None, codes, before, history
+        )
+    return torch.as_tensor(logits)
+
+
+def make_world(task: str, nsim: int) -> World:
+    return World(task, 1, nsim, image_size=SCHEMA.image_size, pixels=False)
+
+
+def play_steps(agent: Agent, world: World, seeds: Sequence[int], steps: int) -> NDArray[np.float32]:
+    """(nlane, steps, action_size) actions of a wave."""
+    world.reset(seeds)
+    agent.reset(world, seeds)
+    actions = []
+    for _ in range(steps):
+        actions.append(agent.act(world.observe()))
+        world.step(actions[-1])
+    return np.stack(actions, axis=1)
+
+
+# Draws
+
+
+@pytest.mark.parametrize("task", ["reach", "sumo"])
+def test_a_wave_played_twice_repeats_bit_for_bit(task: str, url: str) -> None:
+    agent, world, seeds = load(url, temperature=1.0), make_world(task, 4), [5, 6, 7, 8]
+    first = play_steps(agent, world, seeds, 24)
+    again = play_steps(agent, world, seeds, 24)
+    fresh = play_steps(load(url, temperature=1.0), make_world(task, 4), seeds, 24)
+    assert first.tobytes() == again.tobytes() == fresh.tobytes()
+    used = first[..., : world.task.action_size]
+    assert np.isin(used, CENTRES).all() and not first[..., world.task.action_size :].any()
+    assert len(np.unique(used)) > BINS / 2
+    others = play_steps(agent, world, [5, 6, 7, 9], 24)
+    assert not np.array_equal(first[-world.task.players :], others[-world.task.players :])
+
+
+@pytest.mark.parametrize("task", ["reach", "sumo"])
+def test_an_episodes_draws_depend_on_its_own_seed(task: str, flat: str) -> None:
+    agent, players = load(flat, temperature=1.0), make_world(task, 1).task.players
+    seeds = [11, EVALUATION_BIT | 11, EVALUATION_BIT | 12, (1 << 63) - 1]
+    wave = play_steps(agent, make_world(task, 4), seeds, 8).reshape(4, players, 8, -1)
+    for place, seed in enumerate(seeds):
+        alone = play_steps(agent, make_world(task, 1), [seed], 8)
+        assert np.array_equal(alone, wave[place])
+    other = play_steps(agent, make_world(task, 3), [99, *seeds[2::-2]], 8)
+    assert np.array_equal(other.reshape(3, players, 8, -1)[1:], wave[2::-2])
+    # of another seed, another player, another step: others
+    lanes = wave.reshape(4 * players, 8, -1)
+    for draws in (lanes.reshape(4 * players, -1), lanes.swapaxes(0, 1).reshape(8, -1)):
+        assert len(np.unique(draws, axis=0)) == len(draws)
+
+
+def test_every_segment_has_draws_of_its_own(flat: str) -> None:
+    agent = load(flat, temperature=1.0)
+    played = []
+    for lanes, seeds in ((2, [1, 2]), (1, [2])):
+        agent.reset(lanes, seeds)
+        steps = 2 * SEGMENT_STEPS + 10
+        played.append(np.stack([agent.act(observe(lanes)) for _ in range(steps)], axis=1))
+    assert np.array_equal(played[0][1], played[1][0])
+    first, second, _ = np.split(played[0][0], [SEGMENT_STEPS, 2 * SEGMENT_STEPS])
+    assert np.mean(first == second) < 0.2  # two independent draws agree on 14 %
+    agent.reset(2, [1, 2])
+    assert np.array_equal(agent.act(observe(2)), played[0][:, 0])  # nothing left of the past
+
+
+def test_draws_are_apart_from_the_worlds() -> None:
+    assert STREAM not in STREAMS.values()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1, 4.0])
+def test_frequencies_match_the_policy(temperature: float, flat: str) -> None:
+    lanes, agent = 4096, load(flat, temperature=temperature)
+    agent.reset(lanes, range(lanes))
+    actions = agent.act(observe(lanes))
+    # what an untrained network has learned: a normal of deviation 0.25 around zero
+    weights = np.exp(-8.0 * CENTRES.astype(np.float64) ** 2 / temperature)
+    expected = lanes * weights / weights.sum()
+    for dimension in range(ACTION_SIZE):
+        counts = (actions[:, dimension, None] == CENTRES).sum(axis=0)
+        assert counts.sum() == lanes
+        common = expected > 5
+        surprise = ((counts - expected)[common] ** 2 / expected[common]).sum()
+        # χ² of n degrees: mean n, deviation √2n; right draws pass 5 deviations once in 10⁴
+        degrees = common.sum() - 1
+        assert surprise < degrees + 5 * math.sqrt(2 * degrees)
+    correlation = np.corrcoef(actions, rowvar=False) - np.eye(ACTION_SIZE)
+    assert np.abs(correlation).max() < 5 / math.sqrt(lanes)
+
+
+def test_draws_have_the_policys_mean() -> None:
+    logits = action_target(torch.tensor([-1.0, -0.93, 0.17, 1.0]), BINS, 0.2).log()
+    uniforms = (torch.arange(10_000) + 0.5) / 10_000  # every quantile: the mean without noise
+    drawn = sample_action(logits.expand(10_000, 4, BINS), uniforms[:, None].expand(-1, 4), 1.0)
+    torch.testing.assert_close(drawn.mean(dim=0), mean_action(logits), atol=1e-4, rtol=0)
+    assert set(drawn[:, 3].tolist()) <= set(bin_centres(BINS).tolist())
+
+
+def test_impossible_bins_are_never_drawn() -> None:
+    logits = torch.full((5, BINS), -math.inf)
+    logits[:, [3, 7, 11]] = torch.tensor([0.1, 0.1, 0.1])
+    uniforms = torch.tensor([0.0, 0.33, 0.34, 0.67, LAST])
+    drawn = sample_action(logits, uniforms, 1.0)
+    assert torch.equal(drawn, bin_centres(BINS)[[3, 3, 7, 11, 11]])
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 5e-324])
+def test_a_small_temperature_plays_the_likeliest_bin(temperature: float, url: str) -> None:
+    logits = torch.randn(512, BINS, generator=torch.Generator().manual_seed(1))
+    uniforms = torch.linspace(0, LAST, 512)
+    likeliest = bin_centres(BINS)[logits.argmax(dim=-1)]
+    found = sample_action(logits, uniforms, temperature)
+    # at 1e-3 a bin within 0.01 of the best would still be drawn now and then
+    first, second = logits.topk(2).values.unbind(-1)
+    clear = first - second > 20 * temperature
+    assert clear.sum() > 450 and torch.equal(found[clear], likeliest[clear])
+    agent, seen = load(url, temperature=temperature), observe(64)
+    agent.reset(64, range(64))
+    logits = think(seen.state[:, None], torch.zeros(64, 1, ACTION_SIZE))[:, 0]
+    first, second = logits.topk(2).values.unbind(-1)
+    clear = first - second > 20 * temperature + 1e-4
+    likeliest = bin_centres(BINS)[logits.argmax(dim=-1)]
+    assert clear.sum() > 450 and torch.equal(torch.tensor(agent.act(seen))[clear], likeliest[clear])
+
+
+def test_a_temperature_of_zero_plays_the_mean_and_needs_no_seeds(url: str) -> None:
+    agent, default = load(url, temperature=0), load(url)
+    for lanes in (agent, default):
+        lanes.reset(3)
+    for step in range(4):
+        action = agent.act(observe(3, step))
+        assert np.array_equal(action, default.act(observe(3, step)))
+        assert not np.isin(action, CENTRES).any()
+
+
+def test_the_agent_sees_the_actions_it_drew(url: str) -> None:
+    """Its steps equal the parallel pass over what it played."""
+    agent, steps, lanes = load(url, temperature=1.0), 20, 8
+    agent.reset(lanes, range(lanes))
+    played = np.stack([agent.act(observe(lanes, step)) for step in range(steps)], axis=1)
+    state = np.stack([observe(lanes, step).state for step in range(steps)], axis=1)
+    actions = torch.tensor(played)
+    before = torch.cat((torch.zeros_like(actions[:, :1]), actions[:, :-1]), dim=1)
+    agreement = []
+    for past in (before, before.flip(0)):
+        expected = sample_action(think(state, past), agent.uniforms[:, :steps].cpu(), 1.0)
+        agreement.append((expected == actions).float().mean().item())
+    assert agreement[0] > 0.995  # rounding may move a draw across a bin's edge
+    assert agreement[1] < 0.95
+
+
+def test_logits_that_are_not_finite_are_refused_by_the_world(url: str) -> None:
+    agent, world = load(url, temperature=1.0), make_world("reach", 2)
+    agent.network.policy.weight.fill_(math.nan)
+    with pytest.raises(RolloutError, match="not finite"):
+        play_steps(agent, world, [1, 2], 1)
+
+
+# As a behaviour
+
+
+def test_a_recipes_policy_plays_episodes(url: str) -> None:
+    name, arguments = "palaestra.train.agent:load", {"url": url, "temperature": 1.0}
+    world = World("reach", 1, 2, image_size=SCHEMA.image_size)
+    episodes = []
+    for _ in range(2):
+        policy = make_policy(name, arguments=arguments)
+        for episode in play(world, policy, [3, 4], Label("agent")):
+            episode.validate(world.schema)
+            episodes.append(episode.action.tobytes())
+    assert len(episodes) == 4 and episodes[:2] == episodes[2:] and episodes[0] != episodes[1]
+
+
+@pytest.mark.parametrize("temperature", [-0.5, math.nan, math.inf, -math.inf, "1.0", None])
+def test_a_bad_temperature_is_refused_before_anything_is_read(temperature: Any) -> None:
+    arguments = {"url": "nowhere", "temperature": temperature}
+    with pytest.raises(ConfigError, match=r"nowhere: temperature should be in \[0, inf\), is"):
+        make_policy("palaestra.train.agent:load", arguments=arguments)
+
+
+@pytest.mark.parametrize(("lanes", "seeds"), [(4, []), (4, [1, 2, 3]), (2, [1, 2, 3, 4])])
+def test_a_temperature_needs_every_episodes_seed(lanes: int, seeds: list[int], url: str) -> None:
+    agent = load(url, temperature=1.0)
+    message = f"{url}: a temperature needs every episode's seed: {len(seeds)} seeds for {lanes} la"
+    with pytest.raises(RolloutError, match=message):
+        agent.reset(lanes, seeds)
+
+
+def test_another_worlds_schema_is_refused(url: str) -> None:
+    world = World("reach", 1, 2, image_size=32, pixels=False)
+    with pytest.raises(SchemaMismatchError, match="image_size: expected 16, found 32"):
+        load(url).reset(world, [1, 2])
+
+
+def test_an_agent_with_eyes_refuses_a_world_without_pixels(tmp_path: Path) -> None:
+    agent = load(export(tmp_path / "eyes.safetensors", "pixels+state"), temperature=1.0)
+    with pytest.raises(RolloutError, match="the agent needs pixels, the world has none"):
+        play_steps(agent, make_world("reach", 2), [1, 2], 1)
+    seeing = World("reach", 1, 2, image_size=16)
+    assert play_steps(agent, seeing, [1, 2], 2).shape == (2, 2, ACTION_SIZE)
+
+
+# Provenance
+
+
+def test_dependencies_are_the_bytes_that_were_read(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    for update in (3, 12):
+        folder = checkpoint_url(run, update)
+        file = export(Path(folder) / WEIGHTS, flat=update == 12)
+        storage.write_json(storage.join(folder, MARKER), {})
+    expected = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+    for url in (run, folder, file):
+        assert load(url).dependencies() == expected
+    older = load(checkpoint_url(run, 3)).dependencies()
+    assert len(older) == 1 and not set(older.values()) & set(expected.values())
+    remote = f"memory://agent-{tmp_path.name}"
+    storage.write_bytes(storage.join(remote, WEIGHTS), Path(file).read_bytes())
+    storage.write_json(storage.join(remote, MARKER), {})
+    assert load(remote).dependencies() == {f"{remote}/{WEIGHTS}": expected[file]}
+
+
+def test_versions_name_what_decides_the_floats(url: str) -> None:
+    agent = load(url)
+    found = agent.versions()
+    assert found["torch"] == torch.__version__
+    if agent.device.type == "cpu":
+        assert found["device"] == "cpu"
+        assert found["torch_threads"] == "1"  # of `_one_thread`
+    else:
+        assert found["device"] == f"cuda {torch.cuda.get_device_name()}"
+        assert set(found) == {"torch", "device"}
