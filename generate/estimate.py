@@ -137,7 +137,7 @@ def _size(number: float) -> str:
     for unit, size in (("TB", 1e12), ("GB", 1e9)):
         if number >= size:
             return f"{number / size:,.1f} {unit}"
-    return f"{number / 1e6:,.0f} MB"
+    return f"{number / 1e6:,.{0 if number >= 1e7 else 1}f} MB"
 
 
 def _time(hours: float) -> str:

@@ -76,10 +76,10 @@ def generate(recipe: Recipe, url: str, options: Options | None = None) -> Outcom
     check_options(recipe, options)
     provenance = inspect_players(recipe, manifest_of(recipe).schema)
     wanted = chosen(len(plan(recipe)), options)
-    _remove_leftovers(url)  # one of corpus.json's would pass for a foreign file
     if not storage.exists(storage.join(url, "corpus.json")):
         check_room(recipe, url, wanted)  # before there is anything that fewer steps differ from
     corpus = Corpus.create(url, manifest_of(recipe, provenance))
+    _remove_leftovers(url)  # of processes that were killed, the manifest's too
     missing = find_missing(corpus, wanted)
     failures: list[Failed[int]] = []
     if missing:
@@ -87,7 +87,7 @@ def generate(recipe: Recipe, url: str, options: Options | None = None) -> Outcom
         try:
             failures = _play_all(corpus, recipe, missing, options)
         finally:
-            _remove_leftovers(url)  # workers that were killed
+            _remove_leftovers(url)  # and of workers
     absent = set(range(corpus.manifest.shards)).difference(corpus.complete_shards())
     absent |= {failure.item for failure in failures}  # whose index may be there, and no tar
     if not absent and (missing or not storage.exists(corpus.merged_url)):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ..shards.corpus import Corpus
 from ..shards.episode import Episode
@@ -15,7 +19,7 @@ from ..shards.schema import SEGMENT_STEPS
 from ..shards.writer import ShardWriter
 from . import raster
 from .plan import Wave, plan
-from .players import load
+from .players import Provenance, load
 from .policies import SCRIPTED
 from .pool import in_processes
 from .recipe import Behaviour, Player, Recipe
@@ -40,6 +44,8 @@ class Cost:
     """Of the tar."""
     seconds: float
     """Of one core, all told: simulated, drawn, encoded, and what is played and not kept."""
+    tries: float = 1.0
+    """Matches played for one that is kept."""
     device: str = ""
     """What computes its learned policies, if there are any."""
 
@@ -52,7 +58,8 @@ class _Run(ShardWriter):
     """A wave and what it takes: a shard that is never stored, with a clock."""
 
     def __init__(self, recipe: Recipe, nsim: int) -> None:
-        super().__init__(Corpus("memory://plan", manifest_of(recipe)), 0)
+        manifest = manifest_of(recipe, _provenance(recipe))
+        super().__init__(Corpus("memory://plan", manifest), 0)
         self.wave = replace(plan(recipe)[0][0], nsim=nsim)
         # processor time, which leaves out what others do on a machine, where all of the work is
         # in this process; a GPU's is not
@@ -75,6 +82,12 @@ class _Run(ShardWriter):
         if succeeded(episode):
             self.good.add(episode.match)
 
+    def end_wave(self, keep: Collection[int] | None = None) -> None:
+        """Append what waits."""
+        begin = self.clock()
+        super().end_wave(keep)
+        self.storing += self.clock() - begin
+
     def play(self, recipe: Recipe, enough: Callable[[_Run], bool]) -> _Run:
         """Play the wave until it is over or it is `enough`."""
 
@@ -87,9 +100,7 @@ class _Run(ShardWriter):
         with suppress(_EnoughError):
             play_wave(self, replace(recipe, keep="all"), self.wave, 0, on_step)
             self.whole = True
-        begin = self.clock()
         self.end_wave()
-        self.storing += self.clock() - begin
         return self
 
     @property
@@ -98,9 +109,15 @@ class _Run(ShardWriter):
         return self.wave.steps if self.whole else sum(self.lanes)
 
     def per_step(self, first: int | None = None) -> float:
-        """Seconds to play one, of the `first` control steps or all; the very first sets up."""
-        last = min(first or len(self.lanes), len(self.lanes)) - 1
-        return (self.times[last] - self.times[0]) / max(sum(self.lanes[1 : last + 1]), 1)
+        """Seconds to play one, of the `first` control steps or all; the very first sets up.
+
+        Running medians leave out where the machine stood still: up to 0.2 s when memory was new.
+        """
+        if len(self.times) < 2:
+            return self.times[0] / self.lanes[0]
+        took = np.pad(np.diff(self.times[:first]), 2, mode="edge")
+        typical = np.median(sliding_window_view(took, 5), axis=1)
+        return float(typical.sum()) / sum(self.lanes[1:first])
 
 
 def measure_all(cells: Sequence[Recipe]) -> list[Cost]:
@@ -153,10 +170,9 @@ def measure(recipe: Recipe, budget: float) -> Cost:
     if not is_scripted(recipe):  # networks and drivers load
         _Run(recipe, 1).play(recipe, lambda run: len(run.lanes) == 2)
     wide = _Run(recipe, wave.nsim).play(recipe, partial(_told, budget))
-    # by itself: in a process's first wave memory that comes from the machine took up to 0.4 s
-    setting_up = _Run(recipe, wave.nsim).play(recipe, lambda run: True).times[0]
-    devices = {_device(player) for player in recipe.players().values()}
-    device = ", ".join(sorted(devices - {""}))
+    again = _Run(recipe, wave.nsim).play(recipe, lambda run: True)
+    setting_up = min(wide.times[0], again.times[0])
+    device = _provenance(recipe).versions.get("device", "")
     if wide.whole:
         playing = wide.per_step() * sum(wide.lanes) + wide.storing
         return cost_of(recipe, wide, playing + setting_up, device)
@@ -193,22 +209,38 @@ def _tired(run: _Run) -> bool:
 
 def cost_of(recipe: Recipe, run: _Run, seconds: float, device: str = "") -> Cost:
     """What was played, `seconds` long, by planned step; of it all, or of what is kept."""
-    matches, tries = {row["match"] for row in run.rows}, 1.0
+    matches, tries, again = {row["match"] for row in run.rows}, 1.0, 0.0
     if recipe.keep == "success" and run.whole:
         # (n + 1) / (k + 1) has the mean 1 / p, but for (1 - p)^(n + 1)
         tries = (len(matches) + 1) / (len(run.good) + 1)
         matches = run.good or matches
+        if all(map(is_script, recipe.players().values())):  # others play whole waves again
+            again = (rounds(_wave(recipe).nsim, tries) - tries) * len(run.lanes) * CONTROL_STEP_S
     rows = [row for row in run.rows if row["match"] in matches]
     steps = sum(row["steps"] for row in rows)
     written = steps / (run.planned * len(matches) / run.wave.nsim) if run.whole else 1.0
     return Cost(
         written, len(rows) / steps * written, sum(row["bytes"] for row in rows) / steps * written,
-        seconds / run.planned * tries, device,
+        seconds / run.planned * tries + again / _wave(recipe).steps, tries, device,
     )  # fmt: skip
 
 
-def _device(player: Player) -> str:
-    """What computes a player's actions; nothing worth telling of a script's."""
-    policy = load(player)
-    found: dict[str, str] = policy.versions() if hasattr(policy, "versions") else {}
-    return found.get("device", "")
+def rounds(nsim: int, tries: float) -> float:
+    """Waves until each of `nsim` matches has succeeded once, of which each needs so many tries.
+
+    Those that failed are played again, in ever narrower waves: the largest of `nsim` geometric
+    numbers, which has a mean within 1/2 of this (Eisenberg 2008).
+    """
+    if tries <= 1:
+        return 1.0
+    harmonic = sum(1 / n for n in range(1, nsim + 1))
+    return harmonic / -math.log(1 - 1 / tries) + 0.5
+
+
+def _provenance(recipe: Recipe) -> Provenance:
+    """What the players here say of themselves."""
+    policies = [load(player) for player in recipe.players().values()]
+    told: list[dict[str, str]] = []
+    for name in ("dependencies", "versions"):
+        told.append({k: v for p in policies for k, v in getattr(p, name, dict)().items()})
+    return Provenance(*told)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..shards.schema import SEGMENT_STEPS
 from .draft import Draft
 from .measure import Cost, is_script
-from .plan import Wave, plan
+from .plan import Wave, cells, plan
 from .recipe import SELF, Recipe
 from .slots import make_schema
 
@@ -73,14 +73,14 @@ def total(rows: Iterable[Row], what: str) -> float:
 
 
 def count(recipe: Recipe) -> list[tuple[Wave, int]]:
-    """The cells of a resolved recipe's mixture, and how many waves each plays."""
-    found: dict[tuple[str, int, str, str], Wave] = {}
-    counts: Counter[tuple[str, int, str, str]] = Counter()
-    for wave in (wave for shard in plan(recipe) for wave in shard):
-        key = wave.task, wave.level, wave.behaviour.label, wave.opponent
-        found.setdefault(key, wave)
-        counts[key] += 1
-    return [(found[key], number) for key, number in counts.items()]
+    """The cells of a resolved recipe's mixture in its order, and how many waves each plays."""
+    counts = Counter(_key(wave) for shard in plan(recipe) for wave in shard)
+    waves = {_key(wave): wave for wave, _ in cells(recipe)}
+    return [(wave, counts[key]) for key, wave in waves.items() if counts[key]]
+
+
+def _key(wave: Wave) -> tuple[str, int, str, str]:
+    return wave.task, wave.level, wave.behaviour.label, wave.opponent
 
 
 def choose(playing: Iterable[tuple[Recipe, Wave]], most: float) -> dict[Cell, Recipe]:

@@ -177,7 +177,7 @@ steps = 4096
 shard_steps = 2048
 wave = 4
 image_size = 8
-seed = 1
+seed = 5
 keep = "success"
 
 [[behaviours]]
@@ -251,8 +251,8 @@ def test_scripts_play_only_what_is_missing(recipe: Recipe, demonstrations: Corpu
     expected = expected_matches(recipe)
     index = demonstrations.index
     assert [sorted(index.filter(shard=s)["match"]) for s in range(len(expected))] == expected
-    # some failed, and were played once more and not to the end of a wave
-    assert any(kept[-1] % MATCHES_PER_SHARD >= len(kept) for kept in expected)
+    for kept, whole in zip(expected, expected_matches(recipe, 4), strict=True):
+        assert kept != whole  # some failed, and it matters in which widths more are played
 
 
 REACHES = """name = "reaches"
