@@ -32,8 +32,8 @@ import numpy as np
 import tyro
 import zstandard
 from numpy.typing import NDArray
+from palaestra.generate.generation import generate
 from palaestra.generate.recipe import Behaviour, Recipe
-from palaestra.generate.work import generate
 from palaestra.shards.codec import (
     HEADER_BYTES,
     decode_array,
@@ -361,7 +361,7 @@ def open_mixed(wave: int) -> Corpus:
         Behaviour(TASKS, "random", (2,), weight=0.25),
     )
     folder = Path(tempfile.gettempdir()) / f"palaestra-benchmark-mixed-{wave}"
-    return generate(Recipe("mixed", 16_384 * wave, behaviours, wave=wave), str(folder))
+    return generate(Recipe("mixed", 16_384 * wave, behaviours, wave=wave), str(folder)).corpus
 
 
 def measure(title: str, corpus: Corpus, quick: bool) -> None:

@@ -32,8 +32,8 @@ import numpy as np
 import polars as pl
 import tyro
 import zstandard
+from palaestra.generate.generation import generate
 from palaestra.generate.recipe_file import load_recipe
-from palaestra.generate.work import generate
 from palaestra.shards import storage
 from palaestra.shards.codec import split_members
 from palaestra.shards.corpus import Corpus
@@ -56,7 +56,7 @@ def open_corpus(url: str | None, steps: int) -> Corpus:
     if url is not None:
         return Corpus.open(url)
     folder = Path(tempfile.gettempdir()) / f"palaestra-benchmark-{steps}"
-    return generate(load_recipe(str(RECIPE), steps), str(folder))
+    return generate(load_recipe(str(RECIPE), steps), str(folder)).corpus
 
 
 def read_members(urls: list[str]) -> tuple[Members, int]:

@@ -21,9 +21,9 @@ from functools import partial
 
 import tyro
 from palaestra.generate import raster
+from palaestra.generate.generation import Options, generate
 from palaestra.generate.recipe import Behaviour, Recipe
 from palaestra.generate.registry import task_class
-from palaestra.generate.work import generate
 from timing import interleave, print_table
 
 SHARD_STEPS = 32_768
@@ -37,7 +37,7 @@ def wall(task: str, workers: int, shards: int) -> float:
     recipe = Recipe("benchmark", shards * SHARD_STEPS, (behaviour,), shard_steps=SHARD_STEPS)
     with tempfile.TemporaryDirectory(prefix="palaestra-benchmark-") as folder:
         start = time.perf_counter()
-        generate(recipe, folder, workers)
+        generate(recipe, folder, Options(workers))
         return time.perf_counter() - start
 
 

@@ -154,7 +154,7 @@ def command(arguments: Arguments) -> int:
         raise ConfigError("--array-count is for --array")
     options = Options(
         arguments.workers, arguments.engine, arguments.ray_address, share,
-        parse_shards(arguments.shards),
+        parse_shards(arguments.shards), debug=arguments.debug,
     )  # fmt: skip
     recipe = load_recipe(
         arguments.recipe, arguments.steps, arguments.allow_code, arguments.part,
@@ -168,12 +168,14 @@ def command(arguments: Arguments) -> int:
         fail("generate", f"{len(outcome.failures)} of {shards} shards failed; again: {again}")
         return 1
     if outcome.missing:
-        console.print(f"{arguments.dest}: {outcome.missing} of {shards} shards are still missing")
+        line = f"{arguments.dest}: {outcome.missing} of {shards} shards are still missing"
+        console.print(line, markup=False)
         return 0
     index = outcome.corpus.select("steps", "bytes")
     steps, size = int(index["steps"].sum()), int(index["bytes"].sum())
     console.print(
-        f"{arguments.dest}: {steps:,} steps in {shards} shards, {size / steps:.0f} bytes a step"
+        f"{arguments.dest}: {steps:,} steps in {shards} shards, {size / steps:.0f} bytes a step",
+        markup=False,
     )
     return 0
 

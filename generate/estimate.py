@@ -18,6 +18,7 @@ from ..shards.errors import ConfigError
 from .draft import STAND_IN, draft
 from .measure import MEASURE_S, Cost, measure_all
 from .tally import SUMS, Cell, Part, Row, choose, count, part_of, total
+from .work import TRIES
 
 LEVEL_S = 1.0  # levels are measured one by one if there is so much time for each
 SHOWN = 10  # rows of a part
@@ -59,14 +60,15 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """Count what a recipe plans, in all its parts or one, and measure what that costs here.
 
-    It takes about ten seconds. Where a value is missing, a stand-in plays, and the network's time
-    is left out. Raises what `load_recipe` raises otherwise, and what playing raises.
+    It takes ten to twenty seconds on two cores, fewer on more. Where a value is missing, a
+    stand-in plays, and the network's time is left out. Raises what `load_recipe` raises
+    otherwise, and what playing raises.
     """
     drafts = draft(url, steps, part, values or {}, allow_code)
     counted = [(each, count(each.recipe)) for each in drafts]
     playing = [(each.recipe, wave) for each, waves in counted for wave, _ in waves]
     cells = choose(playing, MEASURE_S * len(os.sched_getaffinity(0)) / LEVEL_S)
-    with Console(stderr=True).status(f"measuring {len(cells)} cells of the mixture"):
+    with Console(stderr=True).status(f"measuring {len(cells)} pairs of task and policy"):
         costs = dict(zip(cells, measure_all(list(cells.values())), strict=True))
     parts = tuple(part_of(each, waves, costs) for each, waves in counted)
     missing = tuple(sorted({name for each in drafts for name in each.missing}))
@@ -161,6 +163,11 @@ def _notes(estimate: Estimate) -> Iterator[str]:
         yield 'steps/s: on one core, of what is kept: with keep = "success" more is played'
     else:
         yield "steps/s: written, on one core"
+    for cell in (cell for cell, cost in estimate.costs.items() if cost.tries > TRIES):
+        yield (
+            f"{cell.task} {cell.level}, {cell.policy}: not one in {TRIES} succeeds, so that its "
+            "shards will fail"
+        )
     devices = sorted({cost.device for cost in estimate.costs.values()} - {""})
     if devices:
         yield f"learned policies: measured in one process, on {', '.join(devices)}"
@@ -173,4 +180,5 @@ def _notes(estimate: Estimate) -> Iterator[str]:
     yield f"memory: about {_size(memory)} a process{apart}"
     kinds = {cell._replace(level=0) for cell in estimate.costs}
     levels = "every level" if len(kinds) < len(estimate.costs) else "the middle one of its levels"
-    yield f"measured here: {len(kinds)} combinations of task and policy, each at {levels}"
+    pairs = "pair" if len(kinds) == 1 else "pairs"
+    yield f"measured here: {len(kinds)} {pairs} of task and policy, each at {levels}"

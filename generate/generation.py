@@ -51,6 +51,8 @@ class Options:
     """Only these."""
     attempts: int = 3
     """At a shard, before it is given up."""
+    debug: bool = False
+    """Show tracebacks of shards that were given up."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _play_all(
         progress("generate", steps) as advance,
         closing(_events(corpus, recipe, missing, options)) as events,
     ):
-        shown = _Shown(advance, len(missing))
+        shown = _Shown(advance, len(missing), options.debug)
         for event in events:
             shown.take(event)
             if len(shown.failures) >= HOPELESS and not shown.finished:
@@ -206,8 +208,8 @@ def _events(
 class _Shown:
     """What the progress line says."""
 
-    def __init__(self, advance: Advance, shards: int) -> None:
-        self.advance, self.shards = advance, shards
+    def __init__(self, advance: Advance, shards: int, debug: bool) -> None:
+        self.advance, self.shards, self.debug = advance, shards, debug
         self.failures: list[Failed[int]] = []
         self.finished = self.bytes = 0
         self.episodes: Counter[str] = Counter()
@@ -226,7 +228,8 @@ class _Shown:
             self.advance(0, self.note())
         else:
             self.failures.append(event)
-            print(f"generate: {explain(event)}", file=sys.stderr, flush=True)
+            traces = getattr(event.error, "__notes__", []) if self.debug else []
+            print("\n".join([*traces, f"generate: {explain(event)}"]), file=sys.stderr, flush=True)
             self.advance(0, self.note())
 
     def note(self) -> str:

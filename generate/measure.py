@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-
-from ..shards.corpus import Corpus
-from ..shards.episode import Episode
 from ..shards.schema import SEGMENT_STEPS
-from ..shards.writer import ShardWriter
 from . import raster
 from .plan import Wave, plan
-from .players import Provenance, load
-from .policies import SCRIPTED
 from .pool import in_processes
-from .recipe import Behaviour, Player, Recipe
+from .recipe import Behaviour, Recipe
 from .registry import task_class
-from .work import manifest_of, play_wave, succeeded
+from .trial import Trial, is_script, is_scripted, provenance_of
 
 MEASURE_S = 9.0  # for all cells together, on every core
 CELL_S = 4.0  # at most for one: enough for a wave of 64 lanes and 512 steps
@@ -48,76 +38,6 @@ class Cost:
     """Matches played for one that is kept."""
     device: str = ""
     """What computes its learned policies, if there are any."""
-
-
-class _EnoughError(Exception):
-    """Ends a wave before its time."""
-
-
-class _Run(ShardWriter):
-    """A wave and what it takes: a shard that is never stored, with a clock."""
-
-    def __init__(self, recipe: Recipe, nsim: int) -> None:
-        manifest = manifest_of(recipe, _provenance(recipe))
-        super().__init__(Corpus("memory://plan", manifest), 0)
-        self.wave = replace(plan(recipe)[0][0], nsim=nsim)
-        # processor time, which leaves out what others do on a machine, where all of the work is
-        # in this process; a GPU's is not
-        self.clock = time.process_time if is_scripted(recipe) else time.perf_counter
-        self.good: set[int] = set()
-        self.storing = 0.0
-        """Seconds of encoding and the like."""
-        self.lanes: list[int] = []
-        """That advanced, by control step."""
-        self.times: list[float] = []
-        """After each control step, without `storing`."""
-        self.whole = False
-        self.start = self.clock()
-
-    def add(self, episode: Episode) -> None:
-        """Take in a segment."""
-        begin = self.clock()
-        super().add(episode)
-        self.storing += self.clock() - begin
-        if succeeded(episode):
-            self.good.add(episode.match)
-
-    def end_wave(self, keep: Collection[int] | None = None) -> None:
-        """Append what waits."""
-        begin = self.clock()
-        super().end_wave(keep)
-        self.storing += self.clock() - begin
-
-    def play(self, recipe: Recipe, enough: Callable[[_Run], bool]) -> _Run:
-        """Play the wave until it is over or it is `enough`."""
-
-        def on_step(lanes: int) -> None:
-            self.lanes.append(lanes)
-            self.times.append(self.clock() - self.storing - self.start)
-            if enough(self):
-                raise _EnoughError
-
-        with suppress(_EnoughError):
-            play_wave(self, replace(recipe, keep="all"), self.wave, 0, on_step)
-            self.whole = True
-        self.end_wave()
-        return self
-
-    @property
-    def planned(self) -> int:
-        """Steps of whole episodes; of episodes that were cut off, those that were played."""
-        return self.wave.steps if self.whole else sum(self.lanes)
-
-    def per_step(self, first: int | None = None) -> float:
-        """Seconds to play one, of the `first` control steps or all; the very first sets up.
-
-        Running medians leave out where the machine stood still: up to 0.2 s when memory was new.
-        """
-        if len(self.times) < 2:
-            return self.times[0] / self.lanes[0]
-        took = np.pad(np.diff(self.times[:first]), 2, mode="edge")
-        typical = np.median(sliding_window_view(took, 5), axis=1)
-        return float(typical.sum()) / sum(self.lanes[1:first])
 
 
 def measure_all(cells: Sequence[Recipe]) -> list[Cost]:
@@ -148,16 +68,6 @@ def _wave(recipe: Recipe) -> Wave:
     return plan(recipe)[0][0]
 
 
-def is_script(player: Player) -> bool:
-    """Whether it needs no learning, and no GPU."""
-    return player.policy in SCRIPTED
-
-
-def is_scripted(recipe: Recipe) -> bool:
-    """Whether all that it takes is this process."""
-    return recipe.renderer == "raster" and all(map(is_script, recipe.players().values()))
-
-
 def measure(recipe: Recipe, budget: float) -> Cost:
     """The cost of a cell, in about `budget` seconds, or what two whole episodes take.
 
@@ -168,18 +78,18 @@ def measure(recipe: Recipe, budget: float) -> Cost:
     wave = _wave(recipe)
     _warm_up(recipe.wave, recipe.image_size)
     if not is_scripted(recipe):  # networks and drivers load
-        _Run(recipe, 1).play(recipe, lambda run: len(run.lanes) == 2)
-    wide = _Run(recipe, wave.nsim).play(recipe, partial(_told, budget))
-    again = _Run(recipe, wave.nsim).play(recipe, lambda run: True)
+        Trial(recipe, 1).play(recipe, lambda run: len(run.lanes) == 2)
+    wide = Trial(recipe, wave.nsim).play(recipe, partial(_told, budget))
+    again = Trial(recipe, wave.nsim).play(recipe, lambda run: True)
     setting_up = min(wide.times[0], again.times[0])
-    device = _provenance(recipe).versions.get("device", "")
+    device = provenance_of(recipe).versions.get("device", "")
     if wide.whole:
         playing = wide.per_step() * sum(wide.lanes) + wide.storing
         return cost_of(recipe, wide, playing + setting_up, device)
     each = (wide.per_step() * wide.lanes[0] - CONTROL_STEP_S) / wave.nsim
     room = 0.75 * budget / task_class(wave.task).horizon - CONTROL_STEP_S
     few = 2 * task_class(wave.task).players  # of matches more: their lengths differ most
-    narrow = _Run(recipe, min(wave.nsim, max(few, int(room / max(each, 1e-6)))))
+    narrow = Trial(recipe, min(wave.nsim, max(few, int(room / max(each, 1e-6)))))
     narrow.play(recipe, _tired)
     drift = narrow.per_step() / narrow.per_step(max(len(wide.lanes), SOME))
     playing = wide.per_step() * drift * sum(narrow.lanes) + narrow.storing
@@ -191,10 +101,10 @@ def _warm_up(lanes: int, image_size: int) -> None:
     """Libraries load, and a process's first wave touches new memory: 0.4 s for 64 lanes."""
     recipe = Recipe("warm-up", 1, (Behaviour(("reach",), "expert"),), wave=lanes)
     recipe = replace(recipe, image_size=image_size)
-    _Run(recipe, lanes).play(recipe, lambda run: len(run.lanes) == 2)
+    Trial(recipe, lanes).play(recipe, lambda run: len(run.lanes) == 2)
 
 
-def _told(budget: float, run: _Run) -> bool:
+def _told(budget: float, run: Trial) -> bool:
     """Whether a wide wave has told its rate and there is no time for all of it."""
     steps = len(run.lanes)
     if not FEW < steps <= SOME or run.per_step() * run.wave.steps <= budget:
@@ -202,12 +112,12 @@ def _told(budget: float, run: _Run) -> bool:
     return steps == SOME or run.times[-1] > budget / 4
 
 
-def _tired(run: _Run) -> bool:
+def _tired(run: Trial) -> bool:
     """Whether whole episodes take too long, and there is one segment of each."""
     return len(run.lanes) > SEGMENT_STEPS and run.times[-1] > PATIENCE_S
 
 
-def cost_of(recipe: Recipe, run: _Run, seconds: float, device: str = "") -> Cost:
+def cost_of(recipe: Recipe, run: Trial, seconds: float, device: str = "") -> Cost:
     """What was played, `seconds` long, by planned step; of it all, or of what is kept."""
     matches, tries, again = {row["match"] for row in run.rows}, 1.0, 0.0
     if recipe.keep == "success" and run.whole:
@@ -237,10 +147,3 @@ def rounds(nsim: int, tries: float) -> float:
     return harmonic / -math.log(1 - 1 / tries) + 0.5
 
 
-def _provenance(recipe: Recipe) -> Provenance:
-    """What the players here say of themselves."""
-    policies = [load(player) for player in recipe.players().values()]
-    told: list[dict[str, str]] = []
-    for name in ("dependencies", "versions"):
-        told.append({k: v for p in policies for k, v in getattr(p, name, dict)().items()})
-    return Provenance(*told)

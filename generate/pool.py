@@ -66,7 +66,7 @@ def run(
     """Do `work(item, tell)` on all items, in processes of one thread each, by default one per core.
 
     `tell(amount)` reports progress. An item whose work raises or whose worker dies is tried again
-    after the others; a dead worker is replaced. Raises what a worker raises of the classes `fatal`,
+    soon; a dead worker is replaced. Raises what a worker raises of the classes `fatal`,
     and WorkerDiedError when no worker can start.
     Closing the generator ends the workers at once; `contextlib.closing` sees to it on errors.
     Spawned, not forked: a forked child hangs in polars or in its parent's Batch.
@@ -192,14 +192,14 @@ class _Pool(Generic[Item, Result]):
         return self._failed(worker, error) if worker in self.tasks else []
 
     def _failed(self, worker: Worker, error: Exception) -> list[Event[Item, Result]]:
-        """Take back what it told; its turn comes again after the others, or it is given up."""
+        """Take back what it told; its turn comes again soon, or it is given up."""
         task = self.tasks.pop(worker)
         events: list[Event[Item, Result]] = []
         if task.told:
             events.append(Advanced(task.item, -task.told))
         task.told, task.shuns = 0, worker
         if task.attempts < self.attempts:
-            self.waiting.append(task)
+            self.waiting.insert(len(self.crew), task)  # soon: where all fail, it should show early
         else:
             events.append(Failed(task.item, error, task.attempts))
         return events

@@ -61,7 +61,7 @@ def run(
                         yield from [Advanced(item, told)] if told else []
                         yield Finished(item, reply.result)
                     elif made < attempts:
-                        waiting.append((item, made))
+                        waiting.insert(len(running), (item, made))  # soon, as in the pool
                     else:
                         yield Failed(item, reply, made)
         finally:  # do not sit out the items in progress

@@ -35,7 +35,6 @@ def run_command(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     arguments = tyro.cli(kind, prog=prog, args=words)
     try:
         code = command(arguments) or 0
@@ -120,10 +119,10 @@ class _PlainProgress:
         self.printed = time.monotonic()
         elapsed = self.printed - self.start
         rate = self.done / max(elapsed, 1e-9)
-        left = (self.total - self.done) / rate if rate else float("nan")
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "nothing done yet"
         print(
             f"{self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}, "
-            f"{rate:,.0f} {self.unit}/s, {elapsed:.0f} s, {left:.0f} s left"
+            f"{rate:,.0f} {self.unit}/s, {elapsed:.0f} s, {left}"
             f"{', ' + self.note if self.note else ''}",
             flush=True,
         )

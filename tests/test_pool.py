@@ -24,7 +24,13 @@ import pytest
 from palaestra.generate import pool
 from palaestra.generate.pool import Advanced, Event, Failed, Finished, in_processes, run
 from palaestra.generate.worker import TELL_S, Up, Worker, starting
-from palaestra.shards.errors import ConfigError, PalaestraError, StorageError, UnknownNameError, WorkerDiedError
+from palaestra.shards.errors import (
+    ConfigError,
+    PalaestraError,
+    StorageError,
+    UnknownNameError,
+    WorkerDiedError,
+)
 
 PATIENCE_S = 60  # for things that happen by themselves; a hang fails instead of blocking the suite
 Tell = Callable[[int], None]

@@ -9,9 +9,9 @@
 # on other CPUs than the first task's refuses: on a mixed cluster choose a kind of node or a queue.
 #
 #PBS -N generate
-#PBS -l select=1:ncpus=8:mem=4800mb
+#PBS -l select=1:ncpus=8:mem=6000mb
 #PBS -l walltime=12:00:00
-# 600 MB per core. After a node failed the task runs again: finished shards are kept
+# 750 MB per core. After a node failed the task runs again: finished shards are kept
 #PBS -r y
 #PBS -j oe
 # PBS does not tell a task how many there are, so both lines say it; for 64, without an edit:

@@ -13,7 +13,7 @@
 #SBATCH --job-name=generate
 #SBATCH --array=0-15
 #SBATCH --cpus-per-task=8
-#SBATCH --mem-per-cpu=600M
+#SBATCH --mem-per-cpu=750M
 #SBATCH --time=12:00:00
 # after a node failed or the job was preempted the task runs again: finished shards are kept
 #SBATCH --requeue
