@@ -191,9 +191,10 @@ def recipe_words(arguments: Arguments) -> list[str]:
 
 def plan_command(arguments: PlanArguments) -> None:
     """Measure, and print the table."""
-    from .estimate import estimate, print_estimate
+    from .estimate import check_cores, estimate, print_estimate
     from .recipe_file import parse_values
 
+    check_cores(arguments.cores)
     found = estimate(
         arguments.recipe, arguments.steps, arguments.part, parse_values(arguments.values),
         arguments.allow_code,

@@ -69,7 +69,7 @@ def _wave(recipe: Recipe) -> Wave:
 
 
 def measure(recipe: Recipe, budget: float) -> Cost:
-    """The cost of a cell, in about `budget` seconds, or what two whole episodes take.
+    """The cost of a cell, in about `budget` seconds, or what a few episodes take.
 
     A whole wave, if there is time for it. If not, its first steps tell the rate, and a few whole
     episodes in a narrower wave all that changes in the course of an episode: bytes fall to a sixth
@@ -78,9 +78,9 @@ def measure(recipe: Recipe, budget: float) -> Cost:
     wave = _wave(recipe)
     _warm_up(recipe.wave, recipe.image_size)
     if not is_scripted(recipe):  # networks and drivers load
-        Trial(recipe, 1).play(recipe, lambda run: len(run.lanes) == 2)
-    wide = Trial(recipe, wave.nsim).play(recipe, partial(_told, budget))
-    again = Trial(recipe, wave.nsim).play(recipe, lambda run: True)
+        Trial(recipe, 1).play(lambda run: len(run.lanes) == 2)
+    wide = Trial(recipe, wave.nsim).play(partial(_told, budget))
+    again = Trial(recipe, wave.nsim).play(lambda run: True)
     setting_up = min(wide.times[0], again.times[0])
     device = provenance_of(recipe).versions.get("device", "")
     if wide.whole:
@@ -88,9 +88,9 @@ def measure(recipe: Recipe, budget: float) -> Cost:
         return cost_of(recipe, wide, playing + setting_up, device)
     each = (wide.per_step() * wide.lanes[0] - CONTROL_STEP_S) / wave.nsim
     room = 0.75 * budget / task_class(wave.task).horizon - CONTROL_STEP_S
-    few = 2 * task_class(wave.task).players  # of matches more: their lengths differ most
+    few = 2 if task_class(wave.task).players == 1 else 8  # the lengths of matches differ most
     narrow = Trial(recipe, min(wave.nsim, max(few, int(room / max(each, 1e-6)))))
-    narrow.play(recipe, _tired)
+    narrow.play(_tired)
     drift = narrow.per_step() / narrow.per_step(max(len(wide.lanes), SOME))
     playing = wide.per_step() * drift * sum(narrow.lanes) + narrow.storing
     return cost_of(recipe, narrow, playing + setting_up * narrow.planned / wave.steps, device)
@@ -101,7 +101,7 @@ def _warm_up(lanes: int, image_size: int) -> None:
     """Libraries load, and a process's first wave touches new memory: 0.4 s for 64 lanes."""
     recipe = Recipe("warm-up", 1, (Behaviour(("reach",), "expert"),), wave=lanes)
     recipe = replace(recipe, image_size=image_size)
-    Trial(recipe, lanes).play(recipe, lambda run: len(run.lanes) == 2)
+    Trial(recipe, lanes).play(lambda run: len(run.lanes) == 2)
 
 
 def _told(budget: float, run: Trial) -> bool:

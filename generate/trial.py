@@ -40,6 +40,7 @@ class Trial(ShardWriter):
     """What the matches of a one-wave recipe take, `nsim` of them."""
 
     def __init__(self, recipe: Recipe, nsim: int) -> None:
+        self.recipe = replace(recipe, keep="all")
         self.wave = replace(plan(recipe)[0][0], nsim=nsim)
         schema = make_schema(recipe.image_size, task_class(self.wave.task).reward_range)
         told = provenance_of(recipe)
@@ -72,7 +73,7 @@ class Trial(ShardWriter):
         super().end_wave(keep)
         self.storing += self.clock() - begin
 
-    def play(self, recipe: Recipe, enough: Callable[[Trial], bool]) -> Trial:
+    def play(self, enough: Callable[[Trial], bool]) -> Trial:
         """Play the wave until it is over or it is `enough`."""
 
         def on_step(lanes: int) -> None:
@@ -82,7 +83,7 @@ class Trial(ShardWriter):
                 raise _EnoughError
 
         with suppress(_EnoughError):
-            play_wave(self, replace(recipe, keep="all"), self.wave, 0, on_step)
+            play_wave(self, self.recipe, self.wave, 0, on_step)
             self.whole = True
         self.end_wave()
         return self

@@ -84,7 +84,7 @@ def within(found: float, expected: float, factor: float) -> None:
 
 
 def play(recipe: Recipe, nsim: int, enough: Callable[[Trial], bool] = lambda run: False) -> Trial:
-    return Trial(recipe, nsim).play(recipe, enough)
+    return Trial(recipe, nsim).play(enough)
 
 
 def test_whole_episodes_tell_what_a_planned_step_comes_to() -> None:
