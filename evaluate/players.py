@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..generate.policies import SCRIPTED, make_policy
+from ..generate.policies import make_policy
+from ..generate.recipe import SCRIPTED
 from ..generate.rollout import Policy
 from ..shards import storage
 from ..shards.errors import ConfigError, UnknownNameError

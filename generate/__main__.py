@@ -15,6 +15,10 @@ import tyro
 from ..shards.console import console, fail, no_progress, progress, run_command
 from ..shards.errors import ConfigError
 
+Values = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction
+]
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -35,9 +39,7 @@ class Arguments:
     """Interaction steps, instead of the recipe's."""
     part: str | None = None
     """Which of a recipe's parts; a corpus holds one."""
-    values: Annotated[
-        tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction
-    ] = ()
+    values: Values = ()
     """A value for `{NAME}` in the recipe, such as a checkpoint's URL; may be repeated."""
     workers: int | None = None
     """Processes; by default one per core."""
@@ -67,9 +69,7 @@ class PlanArguments:
     """Interaction steps, instead of the recipe's."""
     part: str | None = None
     """Which of a recipe's parts; by default all."""
-    values: Annotated[
-        tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction
-    ] = ()
+    values: Values = ()
     """A value for `{NAME}` in the recipe, such as a checkpoint's URL; may be repeated."""
     cores: tuple[int, ...] = (1, 16, 128, 1024)
     """How many cores to tell the hours for."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..shards.errors import ConfigError, UnknownNameError
 from .recipe import LEAGUE, Player, Recipe
 from .recipe_file import read_recipe
-from .resolve import PLACEHOLDER, choose_part, resolve
+from .resolve import PLACEHOLDER, check_asked, choose_part, resolve
 
 STAND_IN = Player("expert", noise=0.4)  # plays for a policy that is not known yet
 A_LEAGUE = "a league"  # what opponents are called as long as their file is not known
@@ -34,12 +33,7 @@ def draft(
     recipe = read_recipe(url, allow_code)
     parts = [part] if part is not None or not recipe.parts else list(recipe.parts)
     asked = {name: _asked(choose_part(recipe, name, url)) for name in parts}
-    known = frozenset().union(*asked.values())
-    for value in values:
-        if not known:
-            raise ConfigError(f"{url}: --set {value}: nothing that plays asks for a value")
-        if value not in known:
-            raise UnknownNameError("name", value, known, f"{url}: --set")
+    check_asked(values, frozenset().union(*asked.values()), url)
     found = []
     for name in parts:
         missing = asked[name] - set(values)

@@ -23,11 +23,11 @@ from ..shards.errors import ConfigError, PalaestraError, StorageError, UnknownNa
 from ..shards.storage import local_path
 from . import pool, raster
 from .array import Share
-from .plan import plan
+from .plan import plan, planned_steps
 from .players import inspect_players
 from .pool import Advanced, Event, Failed, Finished, check_workers
 from .recipe import Recipe
-from .work import ShardReport, is_complete, manifest_of, write_shard
+from .work import ShardReport, is_complete, manifest_of, schema_of, write_shard
 
 ENGINES = ("processes", "ray")
 FEWEST_BYTES = 100  # a step, in the smallest corpus we have seen; a disk with less is too full
@@ -76,7 +76,7 @@ def generate(recipe: Recipe, url: str, options: Options | None = None) -> Outcom
     """
     options = options or Options()
     check_options(recipe, options)
-    provenance = inspect_players(recipe, manifest_of(recipe).schema)
+    provenance = inspect_players(recipe, schema_of(recipe))
     wanted = chosen(len(plan(recipe)), options)
     if not storage.exists(storage.join(url, "corpus.json")):
         check_room(recipe, url, wanted)  # before there is anything that fewer steps differ from
@@ -143,7 +143,7 @@ def check_room(recipe: Recipe, url: str, missing: Sequence[int]) -> None:
     if local is None:
         return
     free = shutil.disk_usage(_there(local)).free
-    steps = sum(wave.steps for shard in missing for wave in plan(recipe)[shard])
+    steps = planned_steps(recipe, missing)
     if free < steps * FEWEST_BYTES:
         raise StorageError(
             f"{url}: {steps:,} steps take at least {steps * FEWEST_BYTES / 1e9:,.1f} GB, "
@@ -163,7 +163,7 @@ def _remove_leftovers(url: str) -> None:
 def work_of(corpus: Corpus, recipe: Recipe, shard: int, tell: Callable[[int], None]) -> ShardReport:
     """What an engine runs for a shard, unless another machine has made it meanwhile."""
     if is_complete(corpus, shard):
-        tell(sum(wave.steps for wave in plan(recipe)[shard]))
+        tell(planned_steps(recipe, [shard]))
         return ShardReport(shard, 0, 0)
     return write_shard(corpus, recipe, shard, tell)
 
@@ -173,7 +173,7 @@ def _play_all(
 ) -> list[Failed[int]]:
     if recipe.renderer == "raster":
         raster.compile()  # once, before the workers start
-    steps = sum(wave.steps for shard in missing for wave in plan(recipe)[shard])
+    steps = planned_steps(recipe, missing)
     with (
         progress("generate", steps) as advance,
         closing(_events(corpus, recipe, missing, options)) as events,

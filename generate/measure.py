@@ -11,10 +11,11 @@ from functools import cache, partial
 from ..shards.schema import SEGMENT_STEPS
 from . import raster
 from .plan import Wave, plan
+from .players import provenance_of
 from .pool import in_processes
 from .recipe import Behaviour, Recipe
 from .registry import task_class
-from .trial import Trial, is_script, is_scripted, provenance_of
+from .trial import Trial
 
 MEASURE_S = 9.0  # for all cells together, on every core
 CELL_S = 4.0  # at most for one: enough for a wave of 64 lanes and 512 steps
@@ -50,7 +51,7 @@ def measure_all(cells: Sequence[Recipe]) -> list[Cost]:
         raster.compile()  # once, before the workers start
     cores = len(os.sched_getaffinity(0))
     for scripted in (True, False):
-        chosen = [i for i, recipe in enumerate(cells) if is_scripted(recipe) == scripted]
+        chosen = [i for i, recipe in enumerate(cells) if recipe.scripted == scripted]
         chosen.sort(key=lambda i: task_class(_wave(cells[i]).task).horizon, reverse=True)
         workers = min(cores if scripted else 1, len(chosen))
         budget = min(CELL_S, MEASURE_S * workers / max(len(chosen), 1))
@@ -77,7 +78,7 @@ def measure(recipe: Recipe, budget: float) -> Cost:
     """
     wave = _wave(recipe)
     _warm_up(recipe.wave, recipe.image_size)
-    if not is_scripted(recipe):  # networks and drivers load
+    if not recipe.scripted:  # networks and drivers load
         Trial(recipe, 1).play(lambda run: len(run.lanes) == 2)
     wide = Trial(recipe, wave.nsim).play(partial(_told, budget))
     again = Trial(recipe, wave.nsim).play(lambda run: True)
@@ -124,7 +125,8 @@ def cost_of(recipe: Recipe, run: Trial, seconds: float, device: str = "") -> Cos
         # (n + 1) / (k + 1) has the mean 1 / p, but for (1 - p)^(n + 1)
         tries = (len(matches) + 1) / (len(run.good) + 1)
         matches = run.good or matches
-        if all(map(is_script, recipe.players().values())):  # others play whole waves again
+        # others play whole waves again
+        if all(player.scripted for player in recipe.players().values()):
             again = (rounds(_wave(recipe).nsim, tries) - tries) * len(run.lanes) * CONTROL_STEP_S
     rows = [row for row in run.rows if row["match"] in matches]
     steps = sum(row["steps"] for row in rows)

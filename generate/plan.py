@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,12 @@ def plan(recipe: Recipe) -> list[list[Wave]]:
     if not _plans or _plans[0][0] != recipe:
         _plans[:] = [(recipe, _plan(recipe))]
     return _plans[0][1]
+
+
+def planned_steps(recipe: Recipe, shards: Iterable[int]) -> int:
+    """Steps of some shards if no episode ends early."""
+    waves = plan(recipe)
+    return sum(wave.steps for shard in shards for wave in waves[shard])
 
 
 _plans: list[tuple[Recipe, list[list[Wave]]]] = []  # the last: workers ask at every shard

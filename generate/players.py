@@ -11,7 +11,7 @@ from ..shards import storage
 from ..shards.errors import CheckpointError
 from ..shards.schema import Schema
 from .plan import Wave
-from .policies import SCRIPTED, Match, make_policy
+from .policies import Match, make_policy
 from .pool import in_processes
 from .recipe import SELF, Player, Recipe
 from .rollout import Label, Policy
@@ -38,32 +38,39 @@ def inspect_players(recipe: Recipe, schema: Schema) -> Provenance:
     not import, CheckpointError for one that cannot be loaded, SchemaMismatchError for one that
     was trained on something else.
     """
-    scripted = all(player.policy in SCRIPTED for player in recipe.players().values())
-    if scripted and recipe.renderer == "raster":
+    if recipe.scripted:
         return _inspect(schema, recipe)
     return next(iter(in_processes(partial(_inspect, schema), [recipe], 1)))
 
 
 def _inspect(schema: Schema, recipe: Recipe) -> Provenance:
-    dependencies: dict[str, str] = {}
-    versions: dict[str, str] = {}
+    found = provenance_of(recipe, schema)
+    dependencies, versions = dict(found.dependencies), dict(found.versions)
     if recipe.league:
         data = storage.read_bytes(recipe.league)
         dependencies[recipe.league] = hashlib.sha256(data).hexdigest()
-    for label, player in recipe.players().items():
-        policy = load(player)
-        trained_on = getattr(policy, "schema", None)
-        if isinstance(trained_on, Schema):
-            where = str(player.arguments.get("url", label))
-            trained_on.require_equal(schema, where, but=("reward_range",))
-        if hasattr(policy, "dependencies"):
-            dependencies |= policy.dependencies()
-        if hasattr(policy, "versions"):
-            versions |= policy.versions()
     if recipe.renderer == "egl":
         from .opengl import driver  # here, so that only those who ask for it load OpenGL
 
         versions["renderer"] = driver()
+    return Provenance(dependencies, versions)
+
+
+def provenance_of(recipe: Recipe, schema: Schema | None = None) -> Provenance:
+    """What the players, loaded here, say of themselves; errors as `inspect_players`'s.
+
+    Only with a schema is theirs compared.
+    """
+    dependencies: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    for label, player in recipe.players().items():
+        policy = load(player)
+        trained_on = getattr(policy, "schema", None)
+        if schema is not None and isinstance(trained_on, Schema):
+            where = str(player.arguments.get("url", label))
+            trained_on.require_equal(schema, where, but=("reward_range",))
+        dependencies |= getattr(policy, "dependencies", dict)()
+        versions |= getattr(policy, "versions", dict)()
     return Provenance(dependencies, versions)
 
 
@@ -107,7 +114,7 @@ _loaded: dict[str, Policy] = {}  # in a process, by Player
 
 def load(player: Player) -> Policy:
     """The player's policy; the last KEPT that are not scripts stay in memory."""
-    if player.policy in SCRIPTED:
+    if player.scripted:
         return make_policy(player.policy, player.noise)
     key = repr(player)
     policy = _loaded.pop(key, None) or make_policy(player.policy, 0.0, player.arguments)

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..shards.errors import ConfigError, PalaestraError, UnknownNameError
+from .recipe import SCRIPTED
 from .rollout import Policy, seat
 from .slots import ACTION_SIZE
 from .world import Observation, World, generators
-
-SCRIPTED = ("expert", "random")
 
 
 class Random:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+SCRIPTED = ("expert", "random")
 SELF, LEAGUE = "self", "league"
-RENDERERS = ("raster", "egl")
 KEEP = ("all", "success")
 
 
@@ -24,6 +24,11 @@ class Player:
     """Passed to `"module:function"`; `{name}` in a string stands for what `--set name=…` gives."""
     rating: float | None = None
     """Stored with its matches."""
+
+    @property
+    def scripted(self) -> bool:
+        """Whether it needs no learning: it plays the same everywhere, in waves of any width."""
+        return self.policy in SCRIPTED
 
     @property
     def label(self) -> str:
@@ -127,3 +132,8 @@ class Recipe:
     def players(self) -> dict[str, Player]:
         """The same, each once."""
         return dict(self.cast())
+
+    @property
+    def scripted(self) -> bool:
+        """Whether scripts play and the rasteriser draws: a CPU is all that it takes."""
+        return self.renderer == "raster" and all(p.scripted for p in self.players().values())

@@ -8,9 +8,9 @@ from collections.abc import Collection
 
 from ..shards.errors import ConfigError, UnknownNameError
 from .groups import pairs
-from .policies import SCRIPTED
-from .recipe import KEEP, LEAGUE, RENDERERS, SELF, Behaviour, Part, Player, Recipe
+from .recipe import KEEP, LEAGUE, SCRIPTED, SELF, Behaviour, Part, Player, Recipe
 from .registry import task_class
+from .world import RENDERERS
 
 LIMITS = {
     "steps": (1, 10**12),
@@ -87,7 +87,7 @@ def check_player(
     """
     policy, noise, arguments, rating = player.policy, player.noise, player.arguments, player.rating
     module, colon, _ = policy.partition(":")
-    if not colon and policy not in SCRIPTED:
+    if not colon and not player.scripted:
         raise UnknownNameError("policy", policy, (*SCRIPTED, *names, "module:function"), where)
     if colon and module.split(".")[0] != "palaestra" and not allow_code:
         raise ConfigError(
@@ -98,7 +98,7 @@ def check_player(
         raise ConfigError(f"{where}: noise should be in [0, 2], is {noise}")
     if noise and policy != "expert":
         raise ConfigError(f"{where}: noise is for policy 'expert', not {policy!r}")
-    if arguments and policy in SCRIPTED:
+    if arguments and player.scripted:
         raise ConfigError(f"{where}: arguments are for 'module:function', not {policy!r}")
     try:
         json.dumps(arguments, allow_nan=False)  # as corpus.json will hold them

@@ -20,7 +20,6 @@ from . import raster
 from .damage import Damage
 from .plan import plan
 from .players import inspect_players, players_of
-from .policies import SCRIPTED
 from .pool import in_processes
 from .recipe import Recipe
 from .recipe_file import stored_recipe
@@ -140,9 +139,10 @@ def repair_shard(corpus: Corpus, recipe: Recipe, damage: Damage) -> Repair:
 def doubts_about(corpus: Corpus, recipe: Recipe, shard: int) -> str:
     """Why a shard may not be made again byte for byte, if there is a reason."""
     apart = versions_apart(corpus.manifest.versions)
-    learned = {
-        player.policy for wave in plan(recipe)[shard] for player in players_of(recipe, wave)
-    }.difference(SCRIPTED)
+    players = {
+        player.policy: player for wave in plan(recipe)[shard] for player in players_of(recipe, wave)
+    }
+    learned = [policy for policy, player in players.items() if not player.scripted]
     reasons = [f"it was made with {', '.join(apart)}"] if apart else []
     reasons += [f"policy {policy!r} need not act the same twice" for policy in sorted(learned)]
     if recipe.renderer != "raster":

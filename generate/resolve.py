@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,12 +94,17 @@ def fill(recipe: Recipe, values: Mapping[str, str], where: str) -> Recipe:
         for b in recipe.behaviours
     )
     league = put(recipe.league, f"{where}: league")
+    check_asked(values, asked, where)
+    return replace(recipe, policies=policies, behaviours=behaviours, league=league)
+
+
+def check_asked(values: Iterable[str], asked: Collection[str], where: str) -> None:
+    """Raise ConfigError or UnknownNameError for a name with a value that nobody asks for."""
     for name in values:
         if not asked:
             raise ConfigError(f"{where}: --set {name}: nothing that plays asks for a value")
         if name not in asked:
             raise UnknownNameError("name", name, asked, f"{where}: --set")
-    return replace(recipe, policies=policies, behaviours=behaviours, league=league)
 
 
 def add_members(

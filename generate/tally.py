@@ -14,7 +14,6 @@ from .measure import Cost
 from .plan import Wave, cells, plan
 from .recipe import SELF, Recipe
 from .slots import make_schema
-from .trial import is_script
 
 SUMS = ("waves", "steps", "written", "segments", "bytes", "seconds")
 PROCESS_BYTES = 260e6  # libraries, models, and what the allocator keeps of compressed frames
@@ -102,7 +101,7 @@ def choose(playing: Iterable[tuple[Recipe, Wave]], most: float) -> dict[Cell, Re
 
 def _cell(recipe: Recipe, wave: Wave) -> Cell:
     player, opponent = recipe.player_of(wave.behaviour), wave.opponent
-    policy = player.label if is_script(player) else wave.behaviour.label
+    policy = player.label if player.scripted else wave.behaviour.label
     if opponent not in ("", SELF):
         opponent = recipe.player(opponent).label  # of a learned one, its module:function
     if opponent == policy:

@@ -14,22 +14,9 @@ from ..shards.corpus import Corpus, Manifest
 from ..shards.episode import Episode
 from ..shards.writer import ShardWriter
 from .plan import plan
-from .players import Provenance, load
-from .policies import SCRIPTED
-from .recipe import Player, Recipe
-from .registry import task_class
-from .slots import make_schema
-from .work import play_wave, succeeded
-
-
-def is_script(player: Player) -> bool:
-    """Whether it needs no learning, and no GPU."""
-    return player.policy in SCRIPTED
-
-
-def is_scripted(recipe: Recipe) -> bool:
-    """Whether all that it takes is this process."""
-    return recipe.renderer == "raster" and all(map(is_script, recipe.players().values()))
+from .players import provenance_of
+from .recipe import Recipe
+from .work import play_wave, schema_of, succeeded
 
 
 class _EnoughError(Exception):
@@ -42,13 +29,14 @@ class Trial(ShardWriter):
     def __init__(self, recipe: Recipe, nsim: int) -> None:
         self.recipe = replace(recipe, keep="all")
         self.wave = replace(plan(recipe)[0][0], nsim=nsim)
-        schema = make_schema(recipe.image_size, task_class(self.wave.task).reward_range)
         told = provenance_of(recipe)
-        manifest = Manifest(schema, recipe.to_json(), recipe.seed, 1, {}, told.dependencies)
+        manifest = Manifest(
+            schema_of(recipe), recipe.to_json(), recipe.seed, 1, {}, told.dependencies
+        )
         super().__init__(Corpus("memory://plan", manifest), 0)
         # processor time, which leaves out what others do on a machine, where all of the work is
         # in this process; a GPU's is not
-        self.clock = time.process_time if is_scripted(recipe) else time.perf_counter
+        self.clock = time.process_time if recipe.scripted else time.perf_counter
         self.good: set[int] = set()
         self.storing = 0.0
         """Seconds of encoding and the like."""
@@ -103,12 +91,3 @@ class Trial(ShardWriter):
         took = np.pad(np.diff(self.times[:first]), 2, mode="edge")
         typical = np.median(sliding_window_view(took, 5), axis=1)
         return float(typical.sum()) / sum(self.lanes[1:first])
-
-
-def provenance_of(recipe: Recipe) -> Provenance:
-    """What the players here say of themselves."""
-    policies = [load(player) for player in recipe.players().values()]
-    told: list[dict[str, str]] = []
-    for name in ("dependencies", "versions"):
-        told.append({k: v for p in policies for k, v in getattr(p, name, dict)().items()})
-    return Provenance(*told)

@@ -13,10 +13,10 @@ from ..shards import storage
 from ..shards.corpus import Corpus, Manifest
 from ..shards.episode import Episode
 from ..shards.errors import CorpusError, PalaestraError, RolloutError
+from ..shards.schema import Schema
 from ..shards.writer import ShardWriter
 from .plan import MATCHES_PER_SHARD, Wave, episode_seed, plan
 from .players import Provenance, label_of, players_of, policy_of
-from .policies import SCRIPTED
 from .recipe import Recipe
 from .registry import held_out, task_class
 from .rollout import Policy, play
@@ -42,19 +42,27 @@ class ShardReport:
 def manifest_of(recipe: Recipe, provenance: Provenance | None = None) -> Manifest:
     """The manifest of a resolved recipe's corpus, made on this machine."""
     provenance = provenance or Provenance()
-    tasks = sorted({task for behaviour in recipe.behaviours for task in behaviour.tasks})
-    ranges = [task_class(task).reward_range for task in tasks]
-    reward_range = (min(low for low, _ in ranges), max(high for _, high in ranges))
     return Manifest(
-        schema=make_schema(recipe.image_size, reward_range),
+        schema=schema_of(recipe),
         recipe=recipe.to_json(),
         seed=recipe.seed,
         shards=len(plan(recipe)),
         versions=versions() | provenance.versions,
         dependencies=provenance.dependencies,
         held_out=held_out(),
-        horizons={task: task_class(task).horizon for task in tasks},
+        horizons={task: task_class(task).horizon for task in _tasks(recipe)},
     )
+
+
+def schema_of(recipe: Recipe) -> Schema:
+    """What the samples of its corpus look like."""
+    ranges = [task_class(task).reward_range for task in _tasks(recipe)]
+    reward_range = (min(low for low, _ in ranges), max(high for _, high in ranges))
+    return make_schema(recipe.image_size, reward_range)
+
+
+def _tasks(recipe: Recipe) -> list[str]:
+    return sorted({task for behaviour in recipe.behaviours for task in behaviour.tasks})
 
 
 def versions() -> dict[str, str]:
@@ -150,10 +158,10 @@ def play_wave(
         _play(writer, recipe, wave, first, policy, on_step)
         writer.end_wave()
         return wave.nsim
+    # a learned policy's floats depend on the width; a script's do not
+    scripted = all(player.scripted for player in players_of(recipe, wave))
     kept = played = 0
     while kept < wave.nsim:
-        # a learned policy's floats depend on the width; a script's do not
-        scripted = all(player.policy in SCRIPTED for player in players_of(recipe, wave))
         more = replace(wave, nsim=wave.nsim - kept) if scripted else wave
         good = _play(writer, recipe, more, first + played, policy, on_step)
         good = good[: wave.nsim - kept]

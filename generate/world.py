@@ -12,6 +12,7 @@ import xxhash
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
+from ..shards import seeds as episode_seeds
 from ..shards.errors import RolloutError, UnknownNameError
 from .raster import Rasterizer
 from .registry import make_task
@@ -53,11 +54,8 @@ class Step(NamedTuple):
 
 
 def generators(seeds: Sequence[int], stream: str) -> list[np.random.Generator]:
-    """One Philox generator per episode seed (Salmon et al. 2011), apart by stream."""
-    key = STREAMS[stream]
-    # as uint64: NumPy takes a list with a seed of 2^63 or more for floats, and all seeds collide
-    keys = np.array([(seed, key) for seed in seeds], np.uint64)
-    return [np.random.Generator(np.random.Philox(key=pair)) for pair in keys]
+    """One generator per episode seed, of one of STREAMS."""
+    return episode_seeds.generators(seeds, STREAMS[stream])
 
 
 class World:

@@ -12,7 +12,7 @@ import xxhash
 from . import index, storage
 from .codec import encode_arrays, encode_fields, fields_of, tar_member
 from .corpus import Corpus
-from .episode import Episode, sample_key
+from .episode import Episode
 
 END_OF_TAR = b"\0" * 1024
 
@@ -53,8 +53,7 @@ class ShardWriter:
                 continue
             outcome = outcomes.get((row["match"], row["player"]))
             members = {"json": encode_fields(fields | {"outcome": outcome})} | arrays
-            key = sample_key(row["match"], row["player"], row["segment"])
-            data = b"".join(tar_member(f"{key}.{n}", m) for n, m in members.items())
+            data = b"".join(tar_member(f"{row['key']}.{n}", m) for n, m in members.items())
             place = {"offset": self.tar.tell(), "bytes": len(data)}
             checksum = xxhash.xxh3_64_intdigest(data)
             self.rows.append(row | place | {"outcome": outcome, "xxh3": checksum})

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from palaestra.generate.recipe_file import load_recipe
 from palaestra.shards import storage
 from palaestra.shards.corpus import Corpus
 from small_corpus import build
+from waiting import PATIENCE_S
 
 RECIPE = """name = "tiny"
 steps = 4096
@@ -38,7 +38,6 @@ policy = "random"
 weight = 0.25
 """
 STEPS, SHARDS = 4096, 4
-PATIENCE_S = 120  # for things that happen by themselves; a hang fails instead of blocking the suite
 GENERATE = [sys.executable, "-m", "palaestra.generate"]
 
 
@@ -145,13 +144,6 @@ def family(session: int) -> dict[int, str]:
 def workers_of(session: int) -> list[int]:
     """The pool's processes, of a command that runs in a session of its own."""
     return sorted(pid for pid, line in family(session).items() if "spawn_main" in line)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:

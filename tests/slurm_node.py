@@ -9,13 +9,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-PATIENCE_S = 120  # for things that happen by themselves; a hang fails instead of blocking the suite
+import waiting
+from waiting import PATIENCE_S
+
+wait_for = partial(waiting.wait_for, every_s=0.1)  # each look is a question to the scheduler
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue")
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 MISSING = [name for name in PROGRAMS if shutil.which(name, path=SEARCH) is None]
@@ -151,11 +154,3 @@ def cancel_all(node: Node) -> None:
     if jobs := node.command("squeue", "--noheader", "--format=%A").split():
         node.command("scancel", *jobs)
         wait_for(lambda: not node.command("squeue", "--noheader"))
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Look until it holds."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)

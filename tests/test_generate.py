@@ -14,6 +14,7 @@ from pathlib import Path
 
 import generate_runs as runs
 import pytest
+import waiting
 from fault_proxy import Fault, FaultProxy
 from palaestra.generate import work
 from palaestra.generate.generation import Options, generate
@@ -176,7 +177,7 @@ def test_two_commands_at_once_make_one_corpus(
     one, other = tmp_path / "one", tmp_path / "other"
     with runs.starter(one) as start_one, runs.starter(other) as start_other:
         both = [start(recipe_file, dest, "--workers", 1) for start in (start_one, start_other)]
-        codes = [process.wait(runs.PATIENCE_S) for process in both]
+        codes = [process.wait(waiting.PATIENCE_S) for process in both]
     assert codes == [0, 0] and one.read_text() == other.read_text() == ""
     assert runs.contents(str(dest)) == expected
 
@@ -190,10 +191,10 @@ def test_killed_outright_it_goes_on(
     """kill -9 of the parent: its workers end too, and nothing half-written counts."""
     dest = tmp_path / "corpus"
     process = start(dest, "--workers", 2)
-    runs.wait_for(lambda: list(dest.glob("index/shard-*")))
+    waiting.wait_for(lambda: list(dest.glob("index/shard-*")))
     process.kill()
     process.wait()
-    runs.wait_for(lambda: not runs.family(process.pid))
+    waiting.wait_for(lambda: not runs.family(process.pid))
     runs.assert_whole_shards_only(str(dest), expected)
     assert not (dest / "index.parquet").exists()
     begun = Corpus.open(str(dest)).complete_shards()
@@ -201,7 +202,7 @@ def test_killed_outright_it_goes_on(
     before = runs.stamps(dest)
 
     process = start(dest, "--workers", 2)
-    assert process.wait(runs.PATIENCE_S) == 0
+    assert process.wait(waiting.PATIENCE_S) == 0
     assert runs.contents(str(dest)) == expected
     after = runs.stamps(dest)
     assert all(after[name] == before[name] for name in names)  # none was made again
@@ -212,13 +213,13 @@ def test_a_killed_worker_is_replaced(
 ) -> None:
     dest = tmp_path / "corpus"
     process = start(dest, "--workers", 1)
-    runs.wait_for(lambda: list(dest.glob("index/shard-*")))
+    waiting.wait_for(lambda: list(dest.glob("index/shard-*")))
     (worker,) = runs.workers_of(process.pid)
     assert runs.kill(worker)
-    assert process.wait(runs.PATIENCE_S) == 0
+    assert process.wait(waiting.PATIENCE_S) == 0
     assert (tmp_path / "stderr").read_text() == ""
     assert runs.contents(str(dest)) == expected
-    runs.wait_for(lambda: not runs.family(process.pid))
+    waiting.wait_for(lambda: not runs.family(process.pid))
 
 
 def test_what_the_dead_left_half_written_is_removed(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_what_the_dead_left_half_written_is_removed(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     zombie = subprocess.Popen(["true"])
-    runs.wait_for(lambda: ") Z " in Path(f"/proc/{zombie.pid}/stat").read_text())
+    waiting.wait_for(lambda: ") Z " in Path(f"/proc/{zombie.pid}/stat").read_text())
     living = subprocess.Popen(["sleep", "1000"])
     try:
         data = tmp_path / "data"
@@ -277,8 +278,8 @@ INTERRUPTED = "generate: error: interrupted; the same command goes on from here"
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Ctrl-C, as a terminal sends it: to every process of the group."""
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(runs.PATIENCE_S) == 130
-    runs.wait_for(lambda: not runs.family(process.pid))
+    assert process.wait(waiting.PATIENCE_S) == 130
+    waiting.wait_for(lambda: not runs.family(process.pid))
 
 
 def deaf_workers(session: int) -> list[bool]:
@@ -290,7 +291,7 @@ def deaf_workers(session: int) -> list[bool]:
 
 def test_ctrl_c_while_workers_start(start: Start, tmp_path: Path) -> None:
     process = start(tmp_path / "corpus", "--workers", 2)
-    runs.wait_for(lambda: len(deaf_workers(process.pid)) == 2)
+    waiting.wait_for(lambda: len(deaf_workers(process.pid)) == 2)
     assert all(deaf_workers(process.pid))
     interrupt(process)
     assert (tmp_path / "stderr").read_text().splitlines() == [INTERRUPTED]
@@ -314,7 +315,7 @@ def test_ctrl_c_does_not_wait_for_the_shards_in_progress(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     process = start("corpus", "--workers", 1, "--allow-code")
-    runs.wait_for((tmp_path / "playing").exists)
+    waiting.wait_for((tmp_path / "playing").exists)
     interrupt(process)
     assert (tmp_path / "stderr").read_text().splitlines() == [INTERRUPTED]
     runs.assert_whole_shards_only(str(tmp_path / "corpus"))

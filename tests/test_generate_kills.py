@@ -13,6 +13,7 @@ from pathlib import Path
 import generate_runs as runs
 import numpy as np
 import pytest
+import waiting
 
 KILLS, SEED = 50, 1
 MOMENTS = ("start-up", "playing", "writing", "between tar and index")
@@ -61,7 +62,7 @@ def without_index(dest: Path) -> set[str]:
 
 def reached(process: subprocess.Popen[str], condition: Callable[[], object]) -> bool:
     """Whether the command comes to it before it ends."""
-    deadline = time.monotonic() + runs.PATIENCE_S
+    deadline = time.monotonic() + waiting.PATIENCE_S
     while process.poll() is None:
         if condition():
             return True
@@ -101,13 +102,13 @@ def strike(process: subprocess.Popen[str], dest: Path, rng: np.random.Generator)
         return "worker" if runs.kill(int(rng.choice(victims))) else ""
     process.kill()
     struck = process.wait() == -signal.SIGKILL
-    runs.wait_for(lambda: not runs.family(process.pid))
+    waiting.wait_for(lambda: not runs.family(process.pid))
     return "parent" if struck else ""
 
 
 def ended(process: subprocess.Popen[str], stderr: Path) -> bool:
     """Whether it completed the corpus, and did not give up for the blows."""
-    code, told = process.wait(runs.PATIENCE_S), stderr.read_text()
+    code, told = process.wait(waiting.PATIENCE_S), stderr.read_text()
     if code == 0:
         assert told == ""
     else:
@@ -120,7 +121,7 @@ def undisturbed(start: Start, recipe: Path, dest: Path) -> Spans:
     process = start(recipe, dest, "--workers", 2)
     assert reached(process, (dest / "corpus.json").exists)
     played = time.monotonic()
-    assert process.wait(runs.PATIENCE_S) == 0
+    assert process.wait(waiting.PATIENCE_S) == 0
     return Spans(played - begun, time.monotonic() - played)
 
 

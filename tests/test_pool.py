@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import waiting
 from palaestra.generate import pool
 from palaestra.generate.pool import Advanced, Event, Failed, Finished, in_processes, run
 from palaestra.generate.worker import TELL_S, Up, Worker, starting
@@ -34,14 +35,7 @@ from palaestra.shards.errors import (
 
 PATIENCE_S = 60  # for things that happen by themselves; a hang fails instead of blocking the suite
 Tell = Callable[[int], None]
-
-
-def wait_for(condition: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        meanwhile()
-        time.sleep(0.01)
+wait_for = partial(waiting.wait_for, patience_s=PATIENCE_S)
 
 
 def living(pid: int) -> bool:

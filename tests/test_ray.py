@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import waiting
 from palaestra.generate.pool import Event, Finished
 from palaestra.generate.ray_engine import run
 from palaestra.generate.worker import ENVIRONMENT
@@ -345,7 +346,7 @@ def test_the_corpus_is_the_same_to_the_last_byte(start: Start, tmp_path: Path) -
 
     for engine in ("processes", "ray"):
         process = start(0.5, engine, "--workers", 2, "--engine", engine)
-        assert process.wait(runs.PATIENCE_S) == 0
+        assert process.wait(waiting.PATIENCE_S) == 0
         assert (tmp_path / "stderr").read_text() == ""
         wait_for(partial(ended, process))
     found = runs.contents(str(tmp_path / "ray"))
@@ -354,12 +355,10 @@ def test_the_corpus_is_the_same_to_the_last_byte(start: Start, tmp_path: Path) -
 
 
 def test_ctrl_c_leaves_no_process(start: Start, tmp_path: Path) -> None:
-    import generate_runs as runs
-
     process = start(2.0, "corpus", "--engine", "ray")
     wait_for(lambda: (tmp_path / "playing").exists() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(runs.PATIENCE_S) == 130
+    assert process.wait(waiting.PATIENCE_S) == 130
     (line,) = (tmp_path / "stderr").read_text().splitlines()
     assert line == "generate: error: interrupted; the same command goes on from here"
     wait_for(partial(ended, process))
@@ -375,12 +374,10 @@ def ended(process: subprocess.Popen[str]) -> bool:
 @pytest.mark.slow
 def test_sigterm_leaves_no_process(start: Start, tmp_path: Path) -> None:
     """Sent to the command alone, which ends Ray in order."""
-    import generate_runs as runs
-
     process = start(2.0, "corpus", "--engine", "ray")
     wait_for(lambda: (tmp_path / "playing").exists() or process.poll() is not None)
     process.terminate()
-    assert process.wait(runs.PATIENCE_S) == 1
+    assert process.wait(waiting.PATIENCE_S) == 1
     assert (tmp_path / "stderr").read_text() == ""
     wait_for(partial(ended, process))
 
@@ -394,7 +391,7 @@ def test_a_cluster_started_by_hand(scheme: str, start: Start, tmp_path: Path) ->
     with head_node(tmp_path / "head") as ports:
         address = f"{scheme}127.0.0.1:{ports[scheme == 'ray://']}"
         process = start(0.5, "corpus", "--engine", "ray", "--ray-address", address)
-        assert process.wait(runs.PATIENCE_S) == 0, (tmp_path / "stderr").read_text()
+        assert process.wait(waiting.PATIENCE_S) == 0, (tmp_path / "stderr").read_text()
     assert runs.Corpus.open(str(tmp_path / "corpus")).index["steps"].sum() == runs.STEPS
 
 
@@ -431,11 +428,10 @@ def free_port() -> int:
 @pytest.mark.slow
 def test_what_listens_and_is_not_ray_is_refused(start: Start, tmp_path: Path) -> None:
     """By Ray itself, after 40 s."""
-    import generate_runs as runs
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         process = start(0.5, "corpus", "--engine", "ray", "--ray-address", address)
-        assert process.wait(runs.PATIENCE_S) == 1
+        assert process.wait(waiting.PATIENCE_S) == 1
     *_, line = (tmp_path / "stderr").read_text().splitlines()
     assert line.startswith(f"generate: error: Ray at {address}: Failed to connect")

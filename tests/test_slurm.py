@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from palaestra.generate import array
-from slurm_node import MISSING, PATIENCE_S, Node, Task, slurm_node, wait_for
+from slurm_node import MISSING, Node, Task, slurm_node, wait_for
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("slurm")
 needs_slurm = pytest.mark.skipif(

@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 import safetensors.torch
 import torch
+import waiting
 from conftest import RECIPE, SCHEMA, default_shards, make_episode
 from numpy.typing import NDArray
 from palaestra.shards import index, order
@@ -35,6 +36,7 @@ from palaestra.train.engine import _parameter_groups
 from palaestra.train.loss import mean_action
 from palaestra.train.model import PolicyValueNetwork
 from palaestra.train.schedule import learning_rate
+from waiting import PATIENCE_S
 
 PRESET = """peak_rate = 4e-3
 warm_up = 2
@@ -53,7 +55,7 @@ perception_heads = 2
 patch = 4
 pixel_tokens = 2
 """
-PATIENCE_S = 120  # for things that happen by themselves; a hang fails instead of blocking the suite
+wait_for = partial(waiting.wait_for, every_s=0.005)
 UPDATES, EVERY = 12, 4
 COMPARED = ("policy_loss", "value_loss", "gradient_norm", "validation/policy_loss")
 
@@ -144,13 +146,6 @@ def failure(arguments: list[str]) -> str:
     (line,) = errors.splitlines()
     assert line.startswith("train: error: ")
     return line
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:

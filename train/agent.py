@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..shards.errors import ConfigError, RolloutError
 from ..shards.schema import SEGMENT_STEPS, Schema
+from ..shards.seeds import generators
 from ..shards.segments import encode_instruction
 from .checkpoint import Exported, build_network, read_weights
 from .loss import mean_action, sample_action
@@ -155,9 +156,7 @@ class Agent:
         if len(seeds) == 0 or self.nlane % len(seeds):
             found = f"{len(seeds)} seeds for {self.nlane} lanes"
             raise RolloutError(f"{self.where}: a temperature needs every episode's seed: {found}")
-        # uint64: a list with a seed of 2^63 or more would turn to floats, and all seeds collide
-        keys = np.array([(seed, STREAM) for seed in seeds], np.uint64)
-        return [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+        return generators(seeds, STREAM)
 
     def _draw(self) -> Tensor:
         """(nlane, 256, action_size) in [0, 1) for a segment, each player's from its episode's."""
