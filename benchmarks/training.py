@@ -22,8 +22,8 @@ import torch
 import tyro
 from palaestra.generate.slots import make_schema
 from palaestra.shards.schema import INSTRUCTION_BYTES, SEGMENT_STEPS
-from palaestra.train.checkpoint import shapes_of
-from palaestra.train.config import TrainConfig, load_preset
+from palaestra.train.export import shapes_of
+from palaestra.train.config import Execution, TrainConfig, load_preset
 from palaestra.train.engine import Engine, _parameter_groups, start_ranks, stop_ranks
 from palaestra.train.loss import losses
 from palaestra.train.model import PolicyValueNetwork
@@ -63,7 +63,7 @@ def make_batch(pixels: bool) -> Batch:
 
 def engine_update(config: TrainConfig, batch: Batch) -> Callable[[], float]:
     """One update through DeepSpeed; returns the loss."""
-    engine = Engine(lambda: build(config), config, accumulation=1)
+    engine = Engine(lambda: build(config), config, Execution(micro_batch=MICRO_BATCH))
     engine.engine.train()
 
     def update() -> float:
@@ -120,7 +120,7 @@ def compare(inputs: str, precision: str, repetitions: int) -> list[tuple[str, ..
     preset = load_preset("tiny")
     config = TrainConfig(
         corpora=(), weights=(), preset="tiny", model=preset.model, inputs=inputs, updates=1000,
-        batch=MICRO_BATCH, micro_batch=MICRO_BATCH, peak_rate=preset.peak_rate, end_rate=1e-5,
+        batch=MICRO_BATCH, peak_rate=preset.peak_rate, end_rate=1e-5,
         warm_up=preset.warm_up, precision=precision,
     )  # fmt: skip
     batch, last = make_batch("pixels" in inputs), {}

@@ -1,4 +1,7 @@
-"""`evaluate POLICY… --output DIR`: success rates with intervals, and a report with videos."""
+"""`evaluate POLICY… --output DIR`: success rates with intervals, and a report with videos.
+
+`evaluate RUN --watch` scores a run's checkpoints while it trains.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,18 @@ class Arguments:
     """Play policies on seeds no corpus uses, and report how they did.
 
     The same command prints the same table.
+
+    With --watch, instead: follow one run that trains, and play each new checkpoint on the held-out
+    tasks and those that --tasks and --levels name. Scores go to evaluations.jsonl and TensorBoard
+    in the run. It ends with the checkpoint of the last update; started again, it goes on.
     """
 
     policies: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY …")]
     """random, expert, or URLs of runs, checkpoints or .safetensors files."""
-    output: str
+    output: str | None = None
     """Where results.json, episodes.parquet and report.html go: a folder or any URL."""
+    watch: bool = False
+    """Follow a run."""
     runs: int = 100
     """Runs of each policy on each task and level."""
     tasks: tuple[str, ...] = ()
@@ -44,18 +53,30 @@ class Arguments:
 
 
 def command(arguments: Arguments) -> None:
-    """Check everything, then play, report and print."""
-    from ..shards.corpus import Corpus
-    from .evaluation import Settings, choose_pairs, evaluate, require_counts, require_fitting
-    from .output import require_same_or_new, write
-    from .players import load_players
-    from .report import build_report
-    from .table import print_table
+    """Check everything, then play, report and print; or follow a run."""
+    from .evaluation import require_counts
 
     if not arguments.policies:
         raise ConfigError("expected at least one POLICY: random, expert or the URL of a run")
     threads = len(os.sched_getaffinity(0)) if arguments.threads is None else arguments.threads
     require_counts(arguments.runs, arguments.width, threads, arguments.seed)
+    if arguments.watch:
+        watch(arguments, threads)
+    elif arguments.output is None:
+        raise ConfigError("--output is missing: the folder or URL of the report")
+    else:
+        report(arguments, arguments.output, threads)
+
+
+def report(arguments: Arguments, output: str, threads: int) -> None:
+    """Play the policies, write the report and print the table."""
+    from ..shards.corpus import Corpus
+    from .evaluation import Settings, choose_pairs, evaluate, require_fitting
+    from .output import require_same_or_new, write
+    from .players import load_players
+    from .report import build_report
+    from .table import print_table
+
     players = load_players(arguments.policies, arguments.history == "on")
     pairs = choose_pairs(arguments.tasks, arguments.levels, players)
     corpus = Corpus.open(arguments.corpus) if arguments.corpus else None
@@ -64,16 +85,31 @@ def command(arguments: Arguments) -> None:
         arguments.runs, arguments.history == "on", arguments.seed, arguments.width, threads,
         arguments.corpus, corpus.manifest.fingerprint if corpus else None,
     )  # fmt: skip
-    require_same_or_new(arguments.output, settings)
+    require_same_or_new(output, settings)
     require_fitting(players, pairs)
     if any(player.learned for player in players):
         import torch
 
         torch.set_num_threads(threads)
     evaluation = evaluate(settings, players, corpus)
-    report = write(arguments.output, evaluation, build_report(evaluation))
+    where = write(output, evaluation, build_report(evaluation))
     print_table(evaluation)
-    console.print(f"report: {report}")
+    console.print(f"report: {where}")
+
+
+def watch(arguments: Arguments, threads: int) -> None:
+    """Score a run's checkpoints as they come."""
+    from .evaluation import Settings, choose_pairs
+    from .watch import follow, watched_pairs
+
+    if len(arguments.policies) > 1 or arguments.output or arguments.corpus:
+        raise ConfigError("--watch takes one run, and neither --output nor --corpus")
+    named = arguments.tasks or arguments.levels
+    chosen = choose_pairs(arguments.tasks, arguments.levels, ()) if named else ()
+    follow(arguments.policies[0], Settings(
+        (), watched_pairs(chosen), arguments.runs, arguments.history == "on", arguments.seed,
+        arguments.width, threads,
+    ))  # fmt: skip
 
 
 def main() -> None:

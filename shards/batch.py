@@ -32,6 +32,8 @@ class SegmentBatch:
     """(b, 64) UTF-8, zero-padded"""
     behaviour: NDArray[np.int64]
     """(b,) index into the reader's `behaviours`"""
+    top: NDArray[np.bool_]
+    """(b,) whether the source's `top` holds; True where it has none"""
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -58,10 +60,11 @@ class BatchArrays:
         self._terminated = np.zeros(slots, bool)
         self._instruction = np.zeros((slots, INSTRUCTION_BYTES), np.uint8)
         self._behaviour = np.zeros(slots, np.int64)
+        self._top = np.zeros(slots, bool)
 
     def fill(
         self, slot: int, members: dict[str, memoryview], steps: int, where: str, *,
-        terminated: bool, instruction: NDArray[np.uint8], behaviour: int,
+        terminated: bool, instruction: NDArray[np.uint8], behaviour: int, top: bool,
     ) -> None:  # fmt: skip
         """Decode a sample's members, named by suffix, into a slot and zero what lies behind them.
 
@@ -74,6 +77,7 @@ class BatchArrays:
             rows.fill(slot, member, steps, f"{where}.{name}")
         self._steps[slot], self._terminated[slot] = steps, terminated
         self._instruction[slot], self._behaviour[slot] = instruction, behaviour
+        self._top[slot] = top
         self._filled.add(slot)
 
     def batch(self) -> SegmentBatch:
@@ -85,7 +89,7 @@ class BatchArrays:
         return SegmentBatch(
             **{"pixels": None, **arrays},  # type: ignore[arg-type]
             steps=self._steps, terminated=self._terminated, instruction=self._instruction,
-            behaviour=self._behaviour,
+            behaviour=self._behaviour, top=self._top,
         )  # fmt: skip
 
 

@@ -156,6 +156,7 @@ class Reader:
             terminated=bool(table.terminated[number]),
             instruction=table.instructions[table.instruction[number]],
             behaviour=int(self._behaviour[piece.source][table.policy[number]]),
+            top=bool(table.top[number]),
         )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ class Source:
     weight: int = 1
     where: pl.Expr | None = None
     """Keeps the index rows for which it holds."""
+    top: pl.Expr | None = None
+    """Marks segments; by default all. Like `where` it sees all rows of a shard together."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Segments:
     """Of those bytes."""
     steps: NDArray[np.int16]
     terminated: NDArray[np.bool_]
+    top: NDArray[np.bool_]
+    """Whether the source's `top` holds."""
     match: NDArray[np.int64]
     player: NDArray[np.int8]
     segment: NDArray[np.int16]
@@ -79,11 +83,15 @@ def load_segments(source: Source) -> Segments:
     """Read what is needed of the index; CorpusError if no segment passes the filter."""
     columns = [pl.col(name).cast(kind) for name, kind in NUMBERS.items()]
     columns.append(pl.sum_horizontal(f"{name}_nan" for name in ARRAYS).alias("nan"))
+    # beside the rows, not by filtering them first: `top` may look at an episode's other segments
+    marks = {"wanted": source.where, "top": source.top}
+    columns += [(pl.lit(True) if e is None else e).alias(name) for name, e in marks.items()]
     arrays: dict[str, NDArray[Any]] = {}
     codes = {name: _Codes() for name in TEXTS}
-    for frame in source.corpus.frames(*columns, *TEXTS, where=source.where):
+    for rows in source.corpus.frames(*columns, *TEXTS):
+        frame = rows.filter("wanted")
         _require_numbers(frame, source.corpus.url)
-        for name in (*NUMBERS, *TEXTS):
+        for name in (*NUMBERS, "top", *TEXTS):
             values = codes[name].take(frame[name]) if name in codes else frame[name].to_numpy()
             array = arrays.setdefault(name, np.empty(0, values.dtype))
             # a large array grows where it is: pieces put together would be in memory twice

@@ -22,17 +22,11 @@ from palaestra.shards.errors import ConfigError, RolloutError, SchemaMismatchErr
 from palaestra.shards.schema import EVALUATION_BIT, SEGMENT_STEPS
 from palaestra.shards.segments import encode_instruction
 from palaestra.train.agent import STREAM, Agent, load
-from palaestra.train.checkpoint import (
-    MARKER,
-    WEIGHTS,
-    checkpoint_url,
-    export_metadata,
-    shapes_of,
-    write_weights,
-)
 from palaestra.train.config import TrainConfig, load_preset
+from palaestra.train.export import export_metadata, shapes_of, write_weights
 from palaestra.train.loss import action_target, bin_centres, mean_action, sample_action
 from palaestra.train.model import PolicyValueNetwork
+from palaestra.train.places import MARKER, WEIGHTS, checkpoint_url
 
 SCHEMA = make_schema(16, (0.0, 1.0))
 MODEL = load_preset("tiny").model
@@ -57,7 +51,7 @@ def export(path: Path, inputs: str = "state", flat: bool = False) -> str:
     """The network as a weights file."""
     config = TrainConfig(
         corpora=("none",), weights=(1,), preset="tiny", model=MODEL, inputs=inputs, updates=1,
-        batch=1, micro_batch=1, peak_rate=1e-3, end_rate=1e-5, warm_up=1, precision="fp32",
+        batch=1, peak_rate=1e-3, end_rate=1e-5, warm_up=1, precision="fp32",
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = export_metadata(config, SCHEMA, (("reach", 1),)) | {"update": 7}

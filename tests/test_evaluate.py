@@ -40,9 +40,10 @@ from palaestra.generate.video import GAP
 from palaestra.generate.world import Observation, World
 from palaestra.shards.console import run_command
 from palaestra.shards.schema import EVALUATION_BIT, Schema, Slot
-from palaestra.train.checkpoint import MARKER, WEIGHTS, export_metadata, shapes_of, write_weights
 from palaestra.train.config import TrainConfig, load_preset
+from palaestra.train.export import export_metadata, shapes_of, write_weights
 from palaestra.train.model import PolicyValueNetwork
+from palaestra.train.places import MARKER, WEIGHTS
 from PIL import Image
 
 VOID = {"meta", "img", "br", "use", "path"}  # elements without an end tag, or closed in place
@@ -67,7 +68,7 @@ def write_checkpoint(
     model = load_preset("tiny").model
     config = TrainConfig(
         corpora=("none",), weights=(1,), preset="tiny", model=model, inputs=inputs, updates=1,
-        batch=1, micro_batch=1, peak_rate=1e-3, end_rate=1e-5, warm_up=1, precision="fp32",
+        batch=1, peak_rate=1e-3, end_rate=1e-5, warm_up=1, precision="fp32",
     )  # fmt: skip
     torch.manual_seed(0)
     network = PolicyValueNetwork(model, shapes_of(schema), inputs.split("+"))

@@ -1,63 +1,48 @@
-"""Training for real: ranks sum to one process, killed runs go on, bad input writes nothing."""
+"""Training for real: ranks sum to one process, faults are named, bad input writes nothing."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import safetensors.torch
 import torch
-import waiting
-from conftest import RECIPE, SCHEMA, default_shards, make_episode
+from conftest import SCHEMA, default_shards, make_episode
 from numpy.typing import NDArray
 from palaestra.shards import index, order
-from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.errors import CheckpointError, RolloutError, SchemaMismatchError
 from palaestra.shards.schema import Slot
 from palaestra.shards.segments import encode_instruction
-from palaestra.shards.writer import ShardWriter
 from palaestra.train import __main__ as command_line
-from palaestra.train import checkpoint
 from palaestra.train.agent import Agent
+from palaestra.train.arguments import Arguments, resolve
+from palaestra.train.config import TrainConfig, load_preset
 from palaestra.train.engine import _parameter_groups
+from palaestra.train.export import export_metadata, read_weights, shapes_of, write_weights
 from palaestra.train.loss import mean_action
 from palaestra.train.model import PolicyValueNetwork
+from palaestra.train.places import complete_checkpoints
 from palaestra.train.schedule import learning_rate
+from train_runs import (
+    PRESET,
+    UPDATES,
+    assert_close,
+    failure,
+    finish,
+    metrics,
+    started,
+    train,
+    words,
+    write_corpus,
+)
 from waiting import PATIENCE_S
-
-PRESET = """peak_rate = 4e-3
-warm_up = 2
-
-[model]
-width = 16
-heads = 2
-kv_heads = 1
-encoder_blocks = 1
-decoder_blocks = 1
-hidden = 24
-state_hidden = 24
-perception_width = 16
-perception_blocks = 1
-perception_heads = 2
-patch = 4
-pixel_tokens = 2
-"""
-wait_for = partial(waiting.wait_for, every_s=0.005)
-UPDATES, EVERY = 12, 4
-COMPARED = ("policy_loss", "value_loss", "gradient_norm", "validation/policy_loss")
 
 
 @pytest.fixture(scope="module")
@@ -67,125 +52,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "preset.toml").write_text(PRESET)
     write_corpus(path / "corpus")
     return path
-
-
-def write_corpus(
-    path: Path, shards: list[list[Any]] | None = None, **manifest: Any
-) -> Corpus:
-    shards = default_shards() if shards is None else shards
-    corpus = Corpus.create(str(path), Manifest(SCHEMA, RECIPE, 3, len(shards), {}, **manifest))
-    for number, episodes in enumerate(shards):
-        writer = ShardWriter(corpus, number)
-        for episode in episodes:
-            writer.add(episode)
-        writer.commit()
-    corpus.write_merged()
-    return corpus
-
-
-def words(folder: Path, run: str, *more: object) -> list[str]:
-    """The command's arguments; later ones win."""
-    given = {
-        "preset": folder / "preset.toml", "inputs": "state", "updates": UPDATES, "batch": 4,
-        "micro-batch": 4, "precision": "fp32", "checkpoint-every": f"{EVERY}u",
-        "validation-share": 0.5, "validate-every": 5,
-        # without the filter, in which rounding flips a step whose advantage is next to zero
-        "loss.policy": "bc",
-    }  # fmt: skip
-    given |= {str(a).removeprefix("--"): b for a, b in zip(more[::2], more[1::2], strict=True)}
-    flags = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
-    return [str(folder / "corpus"), "--run", str(folder / run), *flags]
-
-
-@contextmanager
-def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """The command in a session of its own; nothing of it outlives the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "palaestra.train", *arguments], start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        for member in family(process.pid):
-            os.kill(member, signal.SIGKILL)
-        process.communicate()
-
-
-def family(session: int) -> list[int]:
-    """Living processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            state, _, _, number = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            continue
-        if int(number) == session and state != "Z":
-            found.append(int(path.name))
-    return found
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a run that ends well and says nothing on stderr; returns its stdout."""
-    out, errors = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, errors) == (0, "")
-    return out
-
-
-def train(folder: Path, run: str, *more: object) -> str:
-    with started(words(folder, run, *more)) as process:
-        return finish(process)
-
-
-def failure(arguments: list[str]) -> str:
-    """The one line on stderr with which the command exits 1."""
-    with started(arguments) as process:
-        _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1, errors
-    (line,) = errors.splitlines()
-    assert line.startswith("train: error: ")
-    return line
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    """Lines of metrics.jsonl without the one entry that may differ between equal runs."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        del line["steps_per_s"]
-    return lines
-
-
-def logged(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
-
-
-def marker(run: Path, update: int = UPDATES) -> dict[str, Any]:
-    path = run / "checkpoints" / f"update-{update:08d}" / "checkpoint.json"
-    return json.loads(path.read_text())
-
-
-def weights(run: Path, update: int = UPDATES) -> dict[str, torch.Tensor]:
-    path = run / "checkpoints" / f"update-{update:08d}" / "weights.safetensors"
-    return safetensors.torch.load_file(path)
-
-
-def assert_close(first: Path, second: Path, updates: int, loss: float = 1e-4) -> None:
-    """The same batches, and numbers but for rounding: losses to `loss`, relative.
-
-    The norm of a gradient is the least exact of them: without AVX-512 two ways to accumulate it
-    were seen to part by 0.1 %, with losses that agree to 0.01 %.
-    """
-    assert marker(first, updates)["digest"] == marker(second, updates)["digest"]
-    mine, theirs = metrics(first), metrics(second)
-    assert [line["update"] for line in mine] == list(range(updates))
-    assert [list(line) for line in mine] == [list(line) for line in theirs]
-    for name in COMPARED:
-        values = [[line[name] for line in lines if name in line] for lines in (mine, theirs)]
-        assert values[0]
-        tolerance = 1e-2 if name == "gradient_norm" else loss
-        np.testing.assert_allclose(*values, rtol=tolerance, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -222,63 +88,6 @@ def test_two_processes_and_accumulation_equal_one_process(
 def test_random_draws_of_a_slot_do_not_depend_on_the_number_of_slots() -> None:
     few, many = (torch.rand(n, 5, generator=torch.Generator().manual_seed(3)) for n in (7, 2048))
     assert torch.equal(few, many[:7])
-
-
-# Killed and resumed
-
-
-def test_a_killed_run_goes_on_bit_for_bit(finished: Path, folder: Path) -> None:
-    run = folder / "killed"
-    with started(words(folder, "killed")) as process:
-        wait_for(lambda: (run / f"checkpoints/update-{EVERY:08d}/checkpoint.json").exists())
-        process.kill()
-        process.wait()
-    saved = checkpoint.complete_checkpoints(str(run))[-1]
-    assert saved < UPDATES
-    # as if killed while saving a later one, and while writing a line
-    half = run / "checkpoints" / "update-00000011"
-    shutil.copytree(run / "checkpoints" / f"update-{saved:08d}", half)
-    (half / "checkpoint.json").unlink()
-    with (run / "metrics.jsonl").open("a") as log:
-        log.write('{"update": 7, "poli')
-    assert f"updates {saved} to {UPDATES}" in train(folder, "killed")
-    assert metrics(run) == metrics(finished)
-    assert marker(run) == marker(finished)
-    mine, theirs = weights(run), weights(finished)
-    assert list(mine) == list(theirs)
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def test_a_stopped_run_saves_and_goes_on(finished: Path, folder: Path) -> None:
-    arguments = words(folder, "stopped", "ranks", 2, "micro-batch", 2, "checkpoint-every", "1h")
-    run = folder / "stopped"
-    with started(arguments) as process:
-        wait_for(lambda: logged(run) >= 2)
-        process.send_signal(signal.SIGTERM)
-        finish(process)
-    (saved,) = checkpoint.complete_checkpoints(str(run))
-    assert saved == logged(run) < UPDATES
-    with started(arguments) as process:
-        assert f"updates {saved} to {UPDATES}" in finish(process)
-    # two ranks against one: over twelve updates Adam lets rounding grow to 1.1e-4
-    assert_close(run, finished, UPDATES, loss=1e-3)
-
-
-@pytest.mark.slow
-def test_ranks_end_with_their_launcher(folder: Path) -> None:
-    arguments = words(folder, "orphaned", "ranks", 2, "micro-batch", 2, "updates", 100_000)
-    with started(arguments) as process:
-        wait_for(lambda: logged(folder / "orphaned") >= 1)
-        process.kill()  # the launcher alone: its ranks must not write on
-        process.wait()
-        wait_for(lambda: not family(process.pid))
-
-
-def test_a_finished_run_changes_nothing_when_run_again(finished: Path, folder: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")}, metrics(finished)
-    assert f"updates {UPDATES} to {UPDATES}" in train(folder, "finished")
-    after = {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")}, metrics(finished)
-    assert after == before
 
 
 # Faults while training
@@ -480,8 +289,8 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
 
 
 def test_old_checkpoints_go_and_exports_hold_all_that_is_needed(finished: Path) -> None:
-    assert checkpoint.complete_checkpoints(str(finished)) == [8, 12]
-    assert len(list((finished / "checkpoints").iterdir())) == checkpoint.KEEP
+    assert complete_checkpoints(str(finished)) == [8, 12]
+    assert len(list((finished / "checkpoints").iterdir())) == 2
     path = finished / "checkpoints" / "update-00000012" / "weights.safetensors"
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -489,10 +298,10 @@ def test_old_checkpoints_go_and_exports_hold_all_that_is_needed(finished: Path) 
     metadata = json.loads(header.pop("__metadata__")["palaestra"])
     assert max(entry["data_offsets"][1] for entry in header.values()) == len(data) - 8 - length
     assert set(metadata) == {"config", "schema", "tasks", "update"}
-    exported = checkpoint.read_weights(str(path))
+    exported = read_weights(str(path))
     assert exported.schema == SCHEMA and exported.tasks == (("reach", 1),)
     assert exported.update == UPDATES and exported.config.inputs == "state"
-    assert exported.config.to_json() == checkpoint.TrainConfig.from_json(
+    assert exported.config.to_json() == TrainConfig.from_json(
         json.loads((finished / "run.json").read_text()), "run.json"
     ).to_json()
     assert "state.mean" in exported.weights
@@ -532,7 +341,7 @@ def test_a_policy_is_learned(tmp_path: Path) -> None:
           "checkpoint-every", "1h")  # fmt: skip
     losses = [line["policy_loss"] for line in metrics(tmp_path / "run")]
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
-    assert checkpoint.complete_checkpoints(str(tmp_path / "run")) == [60]
+    assert complete_checkpoints(str(tmp_path / "run")) == [60]
 
 
 # Agents
@@ -557,8 +366,8 @@ def observe(step: int) -> Seen:
 
 def drawn_network(folder: Path, inputs: str = "state") -> PolicyValueNetwork:
     """Every weight drawn, zero-initialised ones too."""
-    config = command_line.load_preset(str(folder / "preset.toml")).model
-    network = PolicyValueNetwork(config, checkpoint.shapes_of(SCHEMA), inputs.split("+"))
+    config = load_preset(str(folder / "preset.toml")).model
+    network = PolicyValueNetwork(config, shapes_of(SCHEMA), inputs.split("+"))
     generator = torch.Generator().manual_seed(3)
     network.initialise(generator)
     with torch.no_grad():
@@ -570,12 +379,12 @@ def drawn_network(folder: Path, inputs: str = "state") -> PolicyValueNetwork:
 
 def export(folder: Path, path: Path, inputs: str = "state") -> str:
     """The drawn network as a weights file."""
-    arguments = command_line.Arguments(
+    arguments = Arguments(
         ("corpus",), "run", preset=str(folder / "preset.toml"), inputs=inputs, precision="fp32"
     )
-    metadata = checkpoint.export_metadata(command_line.resolve(arguments), SCHEMA, (("reach", 1),))
+    metadata = export_metadata(resolve(arguments)[0], SCHEMA, (("reach", 1),))
     network = drawn_network(folder, inputs)
-    checkpoint.write_weights(path, network.state_dict(), metadata | {"update": 7})
+    write_weights(path, network.state_dict(), metadata | {"update": 7})
     return str(path)
 
 

@@ -16,7 +16,7 @@ from ..shards.errors import ConfigError, RolloutError
 from ..shards.schema import SEGMENT_STEPS, Schema
 from ..shards.seeds import generators
 from ..shards.segments import encode_instruction
-from .checkpoint import Exported, build_network, read_weights
+from .export import Exported, build_network, read_weights
 from .loss import mean_action, sample_action
 from .model import Cache
 

@@ -11,15 +11,15 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..shards.errors import CheckpointError
-from .config import TrainConfig
-from .model import PolicyValueNetwork
+from .config import Execution, TrainConfig
+from .fragments import Fragment, fragments, publish
+from .model import DecoderBlock, EncoderBlock, PolicyValueNetwork
+from .perception import FrameBlock
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported
@@ -28,6 +28,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations inside deepspeed, of no concern to a user
     import deepspeed
     from deepspeed.utils import logger as deepspeed_logger
+    from deepspeed.utils import set_z3_leaf_modules
+
+UNITS = (EncoderBlock, DecoderBlock, FrameBlock)  # gathered and released whole
+SMALLEST_BUCKET = 50_000_000  # elements
 
 deepspeed_logger.setLevel(logging.ERROR)
 # its shared-memory collectives take 15 s of a C++ compiler and gain nothing over gloo at this size
@@ -92,33 +96,46 @@ def bf16_is_fast() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def deepspeed_config(config: TrainConfig, world_size: int, accumulation: int) -> dict[str, Any]:
+def deepspeed_config(config: TrainConfig, execution: Execution) -> dict[str, Any]:
     """Every ZeRO key explicitly: documented and coded defaults differ."""
+    # of a gather ahead and of a reduction: a block at least, 0.57 B elements at 30b
+    bucket = max(config.model.block_parameters, SMALLEST_BUCKET)
+    offload = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    zero = {
+        "stage": execution.zero_stage,
+        "contiguous_gradients": True,
+        "overlap_comm": torch.cuda.is_available(),
+        "reduce_scatter": True,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        "stage3_prefetch_bucket_size": bucket,
+        # norms and small matrices stay whole on every rank: a gather of theirs is all latency
+        "stage3_param_persistence_threshold": 100_000,
+        "stage3_model_persistence_threshold": 100_000_000,
+        "stage3_max_live_parameters": 2_000_000_000,
+        "stage3_max_reuse_distance": 2_000_000_000,
+        "stage3_gather_16bit_weights_on_model_save": False,
+        "stage3_module_granularity_threshold": 0,  # the leaf modules are named below
+        "sub_group_size": 1_000_000_000,
+        "zero_hpz_partition_size": execution.hpz,
+        "round_robin_gradients": False,
+        "ignore_unused_parameters": False,
+    }
+    if execution.offload != "none":
+        zero["offload_optimizer"] = offload
+    if execution.offload == "all":
+        zero["offload_param"] = offload
     return {
-        "train_batch_size": config.micro_batch * accumulation * world_size,
-        "train_micro_batch_size_per_gpu": config.micro_batch,
-        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": execution.micro_batch * execution.accumulation * execution.ranks,
+        "train_micro_batch_size_per_gpu": execution.micro_batch,
+        "gradient_accumulation_steps": execution.accumulation,
         "gradient_clipping": config.clip,
         "bf16": {"enabled": config.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
-        "zero_optimization": {
-            "stage": config.zero_stage,
-            "contiguous_gradients": True,
-            "overlap_comm": torch.cuda.is_available(),
-            "reduce_scatter": True,
-            "reduce_bucket_size": 50_000_000,
-            "allgather_bucket_size": 50_000_000,
-            "stage3_prefetch_bucket_size": 50_000_000,
-            "stage3_param_persistence_threshold": 100_000,
-            "stage3_model_persistence_threshold": 100_000_000,
-            "stage3_max_live_parameters": 1_000_000_000,
-            "stage3_max_reuse_distance": 1_000_000_000,
-            "stage3_gather_16bit_weights_on_model_save": False,
-            "sub_group_size": 1_000_000_000,
-        },
+        "zero_optimization": zero,
     }
 
 
@@ -126,21 +143,28 @@ class Engine:
     """A network under DeepSpeed: forward and backward of micro-batches, update, save, load."""
 
     def __init__(
-        self, build: Callable[[], PolicyValueNetwork], config: TrainConfig, accumulation: int
+        self, build: Callable[[], PolicyValueNetwork], config: TrainConfig, execution: Execution
     ) -> None:
         """Build the network partitioned from the start (`zero.Init`) and draw its weights."""
         self.rank, self.world_size = (
             torch.distributed.get_rank(),
             torch.distributed.get_world_size(),
         )
-        self.accumulation = accumulation
-        settings = deepspeed_config(config, self.world_size, accumulation)
-        partitioned = config.zero_stage == 3
+        self.execution = execution
+        settings = deepspeed_config(config, execution)
+        partitioned, cuda = execution.zero_stage == 3, torch.cuda.is_available()
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         with deepspeed.zero.Init(config_dict_or_path=settings, dtype=dtype, enabled=partitioned):
             model = build()
-        generator = torch.Generator().manual_seed(config.seed)
+        if partitioned:  # a block's parameters are gathered together, and so released
+            set_z3_leaf_modules(model, [*UNITS], raise_if_not_found=False)
+        else:
+            model.to("cuda" if cuda else "cpu", dtype)
+        generator = torch.Generator("cuda" if cuda else "cpu").manual_seed(config.seed)
         model.initialise(generator, self._gather)
+        if execution.compile:
+            for block in model.blocks:
+                block.forward = torch.compile(block.forward)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, config.weight_decay), lr=config.peak_rate,
             betas=(0.9, config.beta2), eps=1e-8,
@@ -175,40 +199,46 @@ class Engine:
 
         DeepSpeed averages over ranks and micro-batches; the loss is a sum, so that is undone.
         """
-        self.engine.backward(total / valid_steps * (self.world_size * self.accumulation))
+        self.engine.backward(total / valid_steps * (self.world_size * self.execution.accumulation))
 
     def step(self, rate: float) -> None:
         """After each micro-batch; updates the weights at the last one of a global batch."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
+        if self.execution.zero_stage == 0 and self.engine.is_gradient_accumulation_boundary():
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self._norm = torch.nn.utils.get_total_norm(gradients)
         self.engine.step()
 
     def gradient_norm(self) -> float:
         """Global norm before clipping, of the last update."""
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        if self.execution.zero_stage > 0:
+            self._norm = self.engine.get_global_grad_norm()
+        return float(self._norm)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Elementwise sum of a small tensor over all ranks."""
         torch.distributed.all_reduce(values)
         return values
 
+    def lowest(self, value: int) -> int:
+        """The least of all ranks' values."""
+        values = torch.tensor([value], device=self.device)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MIN)
+        return int(values.item())
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         torch.distributed.barrier()
 
-    def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """DeepSpeed's own checkpoint (pickles: resume only your own); on all ranks."""
-        self.engine.save_checkpoint(
-            str(folder), tag="engine", client_state=state, save_latest=False
-        )
+    def fragments(self, updates: int | None = None) -> list[Fragment]:
+        """This rank's share of weights and moments, in place; `updates` sets AdamW's count."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return fragments(self.engine.optimizer, names, self.rank, updates)
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Restore weights, optimiser and counters; returns the saved state."""
-        found, state = self.engine.load_checkpoint(str(folder), tag="engine")
-        if found is None:
-            raise CheckpointError(f"{folder}: DeepSpeed found no checkpoint of its own")
-        return dict(state)
+    def publish(self) -> None:
+        """After the fragments were written: have the network compute with them."""
+        publish(self.engine.optimizer)
 
     def weights(self) -> dict[str, Tensor]:
         """All weights and buffers on rank 0, one gathered at a time; empty on other ranks."""

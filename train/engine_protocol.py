@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
+
+from .fragments import Fragment
 
 
 class CheckpointEngine(Protocol):
@@ -13,9 +14,9 @@ class CheckpointEngine(Protocol):
 
     rank: int
 
-    def save(self, folder: Path, state: dict[str, Any]) -> None: ...
+    def fragments(self, updates: int | None = None) -> list[Fragment]: ...
 
-    def load(self, folder: Path) -> dict[str, Any]: ...
+    def publish(self) -> None: ...
 
     def weights(self) -> dict[str, Tensor]: ...
 

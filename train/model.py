@@ -55,6 +55,13 @@ class ModelConfig:
     value_hidden: int = 0
     """Of the value head's MLP; 0 stands for 2 × width."""
 
+    @property
+    def block_parameters(self) -> int:
+        """Of an encoder or a decoder block: both have two attentions and one feed-forward layer."""
+        d, head = self.width, self.width // self.heads
+        attention = 2 * d * d + 2 * d * self.kv_heads * head + 2 * head
+        return 2 * attention + 3 * d * self.hidden + 3 * d
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -140,7 +147,7 @@ class StateEmbedding(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """(…, state_size) float32 → (…, width)."""
-        x = (state - self.mean.float()) * self.scale.float()
+        x = (state - self.mean) * self.scale
         x = x.clamp(-STATE_CLIP, STATE_CLIP).to(self.first.weight.dtype)
         return self.third(F.silu(self.second(F.silu(self.first(x)))))
 
@@ -155,7 +162,7 @@ class PolicyValueNetwork(nn.Module):
 
     def __init__(
         self, config: ModelConfig, shapes: Shapes, inputs: Sequence[str],
-        recompute: bool = False,
+        recompute: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         d = config.width
@@ -187,6 +194,11 @@ class PolicyValueNetwork(nn.Module):
         self.value_mid = nn.Linear(value_hidden, value_hidden, bias=False)
         self.value_out = nn.Linear(value_hidden, config.value_bins, bias=False)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Encoder's, then decoder's."""
+        return [*self.encoder, *self.decoder]
+
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, gather: Gather = _in_place) -> None:
         """Draw all weights: variance 1 / fan-in, zero where a residual branch ends.
@@ -207,10 +219,11 @@ class PolicyValueNetwork(nn.Module):
                     parameter.normal_(0.0, 1.0, generator=generator).mul_(scale)
 
     def normalise_by(self, mean: Tensor, deviation: Tensor) -> None:
-        """Keep the corpus's state statistics; constant entries are left at zero."""
-        self.state.mean.copy_(mean)
+        """Keep the corpus's state statistics, in fp32; constant entries are left at zero."""
         constant = deviation < 1e-4
-        self.state.scale.copy_(torch.where(constant, 0.0, 1.0 / deviation.clamp(min=1e-4)))
+        scale = torch.where(constant, 0.0, 1.0 / deviation.clamp(min=1e-4))
+        for name, values in (("mean", mean), ("scale", scale)):
+            setattr(self.state, name, values.float().to(self.state.first.weight.device))
 
     def forward(
         self, state: Tensor, pixels: Tensor | None, instruction: Tensor, action: Tensor,
@@ -227,11 +240,12 @@ class PolicyValueNetwork(nn.Module):
         value = self._value(tokens)
         x = tokens
         for i, block in enumerate(self.encoder):
-            x = self._run(block, x, cache.encoder[i] if cache else None)
+            x = self._run(i, block, x, cache.encoder[i] if cache else None)
         x = self.encoder_norm(x)
         y = self._history(action, history, cache) + self.residual(tokens[:, :, -2])
         for i, block in enumerate(self.decoder):
-            y = self._run(block, y, x, cache.decoder[i] if cache else None)
+            number = len(self.encoder) + i
+            y = self._run(number, block, y, x, cache.decoder[i] if cache else None)
         return self._logits(self.policy(self.policy_norm(y))), value
 
     def _logits(self, head: Tensor) -> Tensor:
@@ -251,9 +265,13 @@ class PolicyValueNetwork(nn.Module):
             [KVCache(capacity) for _ in self.encoder], [KVCache(capacity) for _ in self.decoder]
         )
 
-    def _run(self, block: nn.Module, *inputs: Tensor | KVCache | None) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
-            result: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+    def _run(self, number: int, block: nn.Module, *inputs: Tensor | KVCache | None) -> Tensor:
+        if number < self.recompute and torch.is_grad_enabled():
+            # reentrant: its second forward pass has a graph of its own, whose hooks keep a
+            # partitioned block's parameters gathered until the backward pass is through it
+            result: Tensor = checkpoint(
+                block, *inputs, use_reentrant=True, preserve_rng_state=False
+            )
         else:
             result = block(*inputs)
         return result

@@ -11,40 +11,44 @@ import polars as pl
 from ..shards import storage
 from ..shards.corpus import Corpus
 from ..shards.errors import CheckpointError, ConfigError, CorpusError
+from ..shards.schema import Schema
 from ..shards.segments import parse_where, split_by_match
-from .checkpoint import MARKER, checkpoint_url, complete_checkpoints
 from .config import TrainConfig
+from .export import find_weights, read_metadata
+from .owner import OWNER
+from .places import Marker, checkpoints_url, newest, update_url
 
 SETTINGS = "run.json"
 
 
-def check_run(run: str, config: TrainConfig, corpora: Sequence[Corpus], world_size: int) -> None:
+def check_run(
+    run: str, config: TrainConfig, corpora: Sequence[Corpus], heldout: Sequence[Corpus] = ()
+) -> None:
     """Raise what would stop these settings on these corpora in this folder; writes nothing.
 
     ConfigError, CorpusError or SchemaMismatchError for settings and data, CheckpointError if the
-    folder holds something else or a run that other settings or ranks began.
+    folder holds something else or a run that other settings began.
     """
-    if config.batch < world_size:
-        raise ConfigError(f"--batch {config.batch} is smaller than the {world_size} ranks")
     _check_corpora(config, corpora)
+    for corpus in heldout:
+        corpora[0].schema.require_equal(corpus.schema, corpus.url)
     if not storage.exists(storage.join(run, SETTINGS)):
-        others = storage.names(run)
+        others = [name for name in storage.names(run) if name != OWNER]
         if others:
             raise CheckpointError(
                 f"{run}: expected an empty folder or a run, found {', '.join(others[:3])}"
             )
         return
     _check_settings(run, config)
-    found = newest_marker(run)
-    if found is None:
-        return
-    url, marker = found
-    if marker["world_size"] != world_size:
-        raise CheckpointError(
-            f"{url}: written by {marker['world_size']} ranks, this run has {world_size}"
-        )
-    states = zip(corpora, corpora_state(corpora), marker["corpora"], strict=True)
-    for corpus, state, then in states:
+    folder = checkpoints_url(run)
+    marker = newest(folder)
+    if marker is not None:
+        check_marker(update_url(folder, marker.update), marker, corpora)
+
+
+def check_marker(url: str, marker: Marker, corpora: Sequence[Corpus]) -> None:
+    """Raise CorpusError if a corpus is not what it was at that checkpoint."""
+    for corpus, state, then in zip(corpora, corpora_state(corpora), marker.corpora, strict=True):
         if state != then:
             raise CorpusError(
                 f"{corpus.url} changed since the checkpoint {url}: fingerprint and contents were "
@@ -59,18 +63,41 @@ def record_run(run: str, config: TrainConfig) -> None:
         storage.write_json(where, config.to_json())
 
 
-def newest_marker(run: str) -> tuple[str, dict[str, Any]] | None:
-    """URL and marker of the newest complete checkpoint."""
-    found = complete_checkpoints(run)
-    if not found:
+def find_source(
+    resume: str, run: str, config: TrainConfig, schema: Schema
+) -> tuple[str, int] | None:
+    """Folder and update of the checkpoint that `--resume` names for a run without any of its own.
+
+    Raises CheckpointError if that is of another network or data, or if there must be none.
+    """
+    begun = newest(checkpoints_url(run))
+    if resume == "auto" or (begun and resume != "never"):
         return None
-    url = checkpoint_url(run, found[-1])
-    return url, storage.read_json(storage.join(url, MARKER))
+    if resume == "never":
+        if begun:
+            raise CheckpointError(f"{run}: --resume never, but it is at update {begun.update}")
+        return None
+    folder, _, name = resume.rstrip("/").rpartition("/")
+    update = name.removeprefix("update-")
+    if not update.isdigit():
+        raise CheckpointError(
+            f"--resume should be auto, never or a checkpoint's URL, as RUN/checkpoints/"
+            f"update-00000500, is {resume!r}"
+        )
+    found = read_metadata(find_weights(resume))
+    found.schema.require_equal(schema, resume)
+    mine, theirs = (c.to_json() for c in (config, found.config))
+    for name in ("preset", "inputs", "model"):
+        if mine[name] != theirs[name]:
+            raise CheckpointError(
+                f"{resume} is of {name} {theirs[name]}, this run has {name} {mine[name]}"
+            )
+    return folder, int(update)
 
 
-def corpora_state(corpora: Sequence[Corpus]) -> list[list[Any]]:
+def corpora_state(corpora: Sequence[Corpus]) -> tuple[tuple[str, ...], ...]:
     """What must not change while a run goes on: what the corpora claim and what they hold."""
-    return [[corpus.manifest.fingerprint, f"{corpus.contents:016x}"] for corpus in corpora]
+    return tuple((corpus.manifest.fingerprint, f"{corpus.contents:016x}") for corpus in corpora)
 
 
 def _check_settings(run: str, config: TrainConfig) -> None:
