@@ -1,12 +1,12 @@
 """Updates per second through our engine, beside a bare loop in plain torch.
 
-Both train the `tiny` preset on the same batch of 8 segments from the same weights with the same
+Both train a preset on the same batch of 8 segments from the same weights with the same
 loss: `engine` is DeepSpeed ZeRO-3 on one rank, as `train` runs it; `torch` is forward, backward,
 clipping and AdamW (in bf16 with fp32 master weights, which is what DeepSpeed keeps too). Data
 loading, augmentation and logging are in neither. The losses of the last update stand beside the
-rates, to show that both do the same work. Ratios are to `torch`.
+rates, to show that both do the same work. Times are over `torch`.
 
-Run: python benchmarks/training.py [--quick] [--threads 1]
+Run: python benchmarks/training.py [--quick] [--threads 1] [--presets tiny small] [--zero-stage 3]
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch
 import tyro
 from palaestra.generate.slots import make_schema
 from palaestra.shards.schema import INSTRUCTION_BYTES, SEGMENT_STEPS
-from palaestra.train.export import shapes_of
 from palaestra.train.config import Execution, TrainConfig, load_preset
 from palaestra.train.engine import Engine, _parameter_groups, start_ranks, stop_ranks
+from palaestra.train.export import shapes_of
 from palaestra.train.loss import losses
 from palaestra.train.model import PolicyValueNetwork
 from timing import interleave, print_table
@@ -61,9 +61,10 @@ def make_batch(pixels: bool) -> Batch:
     )
 
 
-def engine_update(config: TrainConfig, batch: Batch) -> Callable[[], float]:
+def engine_update(config: TrainConfig, zero_stage: int, batch: Batch) -> Callable[[], float]:
     """One update through DeepSpeed; returns the loss."""
-    engine = Engine(lambda: build(config), config, Execution(micro_batch=MICRO_BATCH))
+    execution = Execution(micro_batch=MICRO_BATCH, zero_stage=zero_stage)
+    engine = Engine(lambda: build(config), config, execution)
     engine.engine.train()
 
     def update() -> float:
@@ -115,45 +116,53 @@ def build(config: TrainConfig) -> PolicyValueNetwork:
     return PolicyValueNetwork(config.model, shapes_of(SCHEMA), config.inputs.split("+"))
 
 
-def compare(inputs: str, precision: str, repetitions: int) -> list[tuple[str, ...]]:
+def compare(
+    name: str, inputs: str, precision: str, zero_stage: int, repetitions: int
+) -> list[tuple[str, ...]]:
     """Table rows of both variants."""
-    preset = load_preset("tiny")
+    preset = load_preset(name)
     config = TrainConfig(
-        corpora=(), weights=(), preset="tiny", model=preset.model, inputs=inputs, updates=1000,
+        corpora=(), weights=(), preset=name, model=preset.model, inputs=inputs, updates=1000,
         batch=MICRO_BATCH, peak_rate=preset.peak_rate, end_rate=1e-5,
         warm_up=preset.warm_up, precision=precision,
     )  # fmt: skip
     batch, last = make_batch("pixels" in inputs), {}
-    updates = {"torch": torch_update(config, batch), "engine": engine_update(config, batch)}
+    updates = {
+        "torch": torch_update(config, batch), "engine": engine_update(config, zero_stage, batch)
+    }  # fmt: skip
 
-    def rate(name: str) -> float:
+    def rate(loop: str) -> float:
         start = time.perf_counter()
-        last[name] = updates[name]()
+        last[loop] = updates[loop]()
         return 1 / (time.perf_counter() - start)
 
-    timing = interleave({name: lambda name=name: rate(name) for name in updates}, repetitions)
+    timing = interleave({loop: lambda loop=loop: rate(loop) for loop in updates}, repetitions)
     return [
         (
-            f"{inputs}, {precision}, {name}", f"{timing.rate(name):.2f}",
-            f"{timing.ratio(name, 'torch'):.2f}",
-            f"{last[name] / (MICRO_BATCH * SEGMENT_STEPS):.5f}",
+            f"{name}, {inputs}, {precision}, {loop}", f"{timing.rate(loop):.2f}",
+            f"{1 / timing.ratio(loop, 'torch'):.2f}",
+            f"{last[loop] / (MICRO_BATCH * SEGMENT_STEPS):.5f}",
         )
-        for name in updates
+        for loop in updates
     ]  # fmt: skip
 
 
-def main(quick: bool = False, threads: int = 1) -> None:
+def main(
+    quick: bool = False, threads: int = 1, presets: tuple[str, ...] = ("tiny", "small"),
+    zero_stage: int = 3,
+) -> None:  # fmt: skip
     """Print the table; --quick repeats twice. One thread is what a rank has on two cores."""
     torch.set_num_threads(threads)
     start_ranks()
     repetitions = 2 if quick else REPETITIONS
     try:
-        cells = itertools.product(("state", "pixels+state"), ("fp32", "bf16"))
-        rows = [row for cell in cells for row in compare(*cell, repetitions)]
+        cells = itertools.product(presets, ("state", "pixels+state"), ("fp32", "bf16"))
+        rows = [row for cell in cells for row in compare(*cell, zero_stage, repetitions)]
     finally:
         stop_ranks()
     title = f"updates/s of 8 segments, {threads} thread(s) (median of {repetitions})"
-    print_table(title, ("inputs, precision, loop", "per second", "ratio", "loss"), rows)
+    columns = ("preset, inputs, precision, loop", "per second", "time", "loss")
+    print_table(title, columns, rows)
 
 
 if __name__ == "__main__":

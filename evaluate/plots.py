@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -24,6 +23,7 @@ from ..shards.plots import (
     panels,
     svg,
 )
+from ..train.log import read_lines
 from .evaluation import DATA, Evaluation
 from .runs import Runs
 from .table import pair_name
@@ -97,21 +97,11 @@ def read_metrics(source: str) -> list[dict[str, float]]:
     for _ in range(4):
         where = storage.join(url, "metrics.jsonl")
         if not url.endswith(".safetensors") and storage.exists(where):
-            return _parse_lines(storage.read_bytes(where).decode(errors="replace"))
+            return read_lines(where)
         url = url.rpartition("/")[0]
         if not url.rpartition("/")[2]:
             break
     return []
-
-
-def _parse_lines(text: str) -> list[dict[str, float]]:
-    rows = []
-    for line in text.splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue  # half a line: the run is still going
-    return [row for row in rows if isinstance(row, dict) and "update" in row]
 
 
 def learning_plot(name: str, metrics: Sequence[Mapping[str, float]], colour: str) -> str:

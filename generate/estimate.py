@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..shards.console import console, fit
+from ..shards.console import console, data_size, duration, fit
 from ..shards.errors import ConfigError
 from .draft import STAND_IN, draft
 from .measure import MEASURE_S, Cost, measure_all
@@ -88,7 +88,7 @@ def print_estimate(estimate: Estimate, cores: Sequence[int]) -> None:
     hours = Table("cores", box=box.SIMPLE_HEAD, pad_edge=False)
     for number in cores:
         hours.add_column(f"{number:,}", justify="right")
-    hours.add_row("time", *(_time(estimate.hours(number)) for number in cores))
+    hours.add_row("time", *(duration(3600 * estimate.hours(number)) for number in cores))
     console.print(fit(hours))
     for note in _notes(estimate):
         console.print(note, markup=False)
@@ -106,7 +106,7 @@ def _table(estimate: Estimate) -> Table:
         table.add_row(
             escape(label), f"{of('waves'):,}", f"{of('steps'):,}",
             *([f"{written / of('steps'):.0%}"] if early else []),
-            f"{of('segments'):,.0f}", f"{of('bytes') / written:,.0f}", _size(of("bytes")),
+            f"{of('segments'):,.0f}", f"{of('bytes') / written:,.0f}", data_size(of("bytes")),
             f"{written / of('seconds'):,.0f}", style=style,
         )  # fmt: skip
 
@@ -132,22 +132,6 @@ def _shown(rows: Sequence[Row]) -> Iterator[tuple[str, Sequence[Row]]]:
     if len(rest) > 1:
         star = " *" if any(row.unknown for row in rest) else ""
         yield f"{len(rest)} others{star}", rest
-
-
-def _size(number: float) -> str:
-    """Bytes in words."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9)):
-        if number >= size:
-            return f"{number / size:,.1f} {unit}"
-    return f"{number / 1e6:,.{0 if number >= 1e7 else 1}f} MB"
-
-
-def _time(hours: float) -> str:
-    """A duration in words."""
-    for unit, length in (("days", 72.0), ("h", 1.0), ("min", 1 / 60)):
-        if hours >= length:
-            return f"{hours / (24.0 if unit == 'days' else length):,.1f} {unit}"
-    return f"{hours * 3600:.0f} s"
 
 
 def _notes(estimate: Estimate) -> Iterator[str]:
@@ -177,7 +161,7 @@ def _notes(estimate: Estimate) -> Iterator[str]:
     )
     apart = ", learned policies apart" if devices or estimate.missing else ""
     memory = max(part.memory for part in estimate.parts)
-    yield f"memory: about {_size(memory)} a process{apart}"
+    yield f"memory: about {data_size(memory)} a process{apart}"
     kinds = {cell._replace(level=0) for cell in estimate.costs}
     levels = "every level" if len(kinds) < len(estimate.costs) else "the middle one of its levels"
     pairs = "pair" if len(kinds) == 1 else "pairs"

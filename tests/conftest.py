@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -128,3 +129,23 @@ def bucket(store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fs.mkdir(path)
     yield url
     store.faults.clear()
+
+
+@pytest.fixture
+def refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], str]:
+    """The one line on stderr with which `train` exits 1, run in this process."""
+
+    from palaestra.train.__main__ import main  # torch, which most tests do without
+
+    def refused(arguments: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("train: error: ")
+        return line
+
+    return refused

@@ -49,14 +49,16 @@ class FusedNorm(torch.autograd.Function):
         raise NotImplementedError
 
 
-def make_inputs(pixels: bool, segments: int = SEGMENTS) -> tuple[Tensor | None, ...]:
-    """What the network sees of `segments` full segments."""
-    size = SUITE.image_size
-    frames = torch.zeros(segments, STEPS, size, size, 3, dtype=torch.uint8) if pixels else None
-    words = torch.full((segments, SUITE.instruction_bytes), 97, dtype=torch.uint8)
-    history = torch.ones(segments, dtype=torch.bool)
-    state = torch.randn(segments, STEPS, SUITE.state_size)
-    return state, frames, words, torch.zeros(segments, STEPS, SUITE.action_size), history
+def make_inputs(pixels: bool, steps: int = STEPS) -> tuple[Tensor | None, ...]:
+    """What the network sees of two segments."""
+    shape, size = (SEGMENTS, steps), SUITE.image_size
+    frames = torch.zeros(*shape, size, size, 3, dtype=torch.uint8) if pixels else None
+    words = torch.full((SEGMENTS, SUITE.instruction_bytes), 97, dtype=torch.uint8)
+    history = torch.ones(SEGMENTS, dtype=torch.bool)
+    return (
+        torch.randn(*shape, SUITE.state_size), frames, words,
+        torch.zeros(*shape, SUITE.action_size), history,
+    )  # fmt: skip
 
 
 def storage_bytes(tensors: Iterable[Tensor | None]) -> int:

@@ -124,8 +124,10 @@ def test_grouped_heads_meet_their_own_keys() -> None:
     """Four heads on two groups of keys: equal ones, and one so large that it takes all."""
     k = torch.zeros(1, 2, 2, 4)
     k[0, 1, 1] = 100.0
-    found = attention_entropy(torch.ones(1, 4, 2, 4), k, causal=False)
-    assert found[0].tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
+    q = torch.ones(1, 4, 2, 4)
+    q[0, 2] = 0.0  # the first of the second group asks for nothing: 1, 1, 1, 0
+    found = attention_entropy(q, k, causal=False)
+    assert found[0].tolist() == pytest.approx([0.75, 0.75], abs=1e-6)
 
 
 def make_network() -> PolicyValueNetwork:

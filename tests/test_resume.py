@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from waiting import PATIENCE_S
 
 wait_for = partial(waiting.wait_for, every_s=0.005)
 INTERRUPTED = 75
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,10 @@ def test_a_killed_run_goes_on_bit_for_bit(finished: Path, folder: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=SLOW) for n in (signal.SIGUSR1, signal.SIGINT))],
+)
 def test_a_stopped_run_saves_and_says_that_it_is_not_finished(
     number: signal.Signals, finished: Path, folder: Path
 ) -> None:
@@ -218,7 +223,9 @@ def test_any_zero_stage_goes_on_from_any_other(finished: Path, folder: Path) -> 
 # Damaged, foreign and forked checkpoints
 
 
-@pytest.mark.parametrize("damage", ["flipped", "short", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", *(pytest.param(damage, marks=SLOW) for damage in ("short", "missing"))]
+)
 def test_a_damaged_checkpoint_is_named(damage: str, finished: Path, folder: Path) -> None:
     run = copy(finished, f"damaged-{damage}", 8)
     file = checkpoint(run, 8) / "state" / "rank-00000.safetensors"
@@ -252,17 +259,19 @@ def test_a_new_run_goes_on_from_another_runs_checkpoint(finished: Path, folder: 
         (("resume", "{run}/checkpoints/update-00000008", "preset", "{folder}/wide.toml"),
          "is of preset"),
         (("resume", "{run}"), "--resume should be auto, never or a checkpoint's URL"),
-        (("resume", "{run}/checkpoints/update-00000003"), "no complete checkpoint"),
+        (("resume", "{run}/checkpoints/update-00000003"),
+         "expected a run with a complete checkpoint, nothing there"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_something_else_is_refused(
-    flags: tuple[str, ...], message: str, finished: Path, folder: Path
-) -> None:
+    flags: tuple[str, ...], message: str, finished: Path, folder: Path,
+    refusal: Callable[[list[str]], str],
+) -> None:  # fmt: skip
     (folder / "wide.toml").write_text(PRESET.replace("width = 16\nh", "width = 32\nh"))
     given = [flag.format(run=finished, folder=folder) for flag in flags]
-    assert message in failure(words(folder, "refused", *given))
+    assert message in refusal(words(folder, "refused", *given))
     assert not (folder / "refused").exists()
-    line = failure(words(folder, "finished", "resume", "never"))
+    line = refusal(words(folder, "finished", "resume", "never"))
     assert line.endswith(f"finished: --resume never, but it is at update {UPDATES}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from palaestra.shards import index, order
 from palaestra.shards.errors import CheckpointError, RolloutError, SchemaMismatchError
 from palaestra.shards.schema import Slot
 from palaestra.shards.segments import encode_instruction
-from palaestra.train import __main__ as command_line
 from palaestra.train.agent import Agent
 from palaestra.train.arguments import Arguments, resolve
 from palaestra.train.config import TrainConfig, load_preset
@@ -143,24 +141,6 @@ def test_ranks_that_fail_report_once(tmp_path: Path) -> None:
 
 
 # Refusals
-
-
-@pytest.fixture
-def refusal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[list[str]], str]:
-    """The one line on stderr with which the command exits 1, run in this process."""
-
-    def refused(arguments: list[str]) -> str:
-        monkeypatch.setattr(sys, "argv", ["train", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main()
-        assert ended.value.code == 1
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("train: error: ")
-        return line
-
-    return refused
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""Ranks by torchrun on two nodes and by the deepspeed launcher: the bits of `--ranks 2`."""
+"""Launchers: two nodes by torchrun, one machine as docs/launching.md has it; the same bits."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,16 +15,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tyro
 import waiting
+from palaestra.train.arguments import Arguments
+from palaestra.train.config import load_preset
 from palaestra.train.places import complete_checkpoints
 from train_runs import PRESET, assert_same, family, logged, train, words, write_corpus
 from waiting import PATIENCE_S
 
-pytestmark = pytest.mark.slow
 wait_for = partial(waiting.wait_for, every_s=0.005)
-UPDATES = 40
+UPDATES = 30
 FLAGS = ("updates", UPDATES, "checkpoint-every", "12h")  # so that only a signal saves
 PROGRAMS = Path(sys.executable).parent
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/launching.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,9 @@ def two_nodes(
             stack.enter_context(launcher([
                 *way, PROGRAMS / "torchrun", "--nnodes", 2, "--nproc-per-node", 1,
                 "--rdzv-backend", "c10d", "--rdzv-id", "run", "--rdzv-endpoint", meeting,
-                "--local-addr", address, "-m", "palaestra.train", "--", *arguments,
+                # a node's name leads to its address, but not that of a network namespace
+                "--rdzv-conf", f"is_host={address == addresses[0]}", "--local-addr", address,
+                "-m", "palaestra.train", "--", *arguments,
             ], GLOO_SOCKET_IFNAME=interface))
             for way, address in zip(ways, addresses, strict=True)
         ]  # fmt: skip
@@ -89,6 +97,7 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> None:
         assert process.returncode == 0, output
 
 
+@pytest.mark.slow
 def test_two_nodes_by_torchrun(folder: Path, together: Path) -> None:
     """One agent is told to stop, and both ranks have saved; started again, they finish."""
     run, addresses = folder / "addresses", ("127.0.0.1", "127.0.0.2")
@@ -131,6 +140,7 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_two_nodes_with_networks_of_their_own(
     folder: Path, together: Path, namespaces: list[str]
 ) -> None:
@@ -141,11 +151,42 @@ def test_two_nodes_with_networks_of_their_own(
     assert_same(folder / "namespaces", together, UPDATES)
 
 
-def test_the_deepspeed_launcher(folder: Path, together: Path) -> None:
-    command = [
-        PROGRAMS / "deepspeed", "--num_gpus", 2, "--master_port", free_port(), "--no_local_rank",
-        "--module", "palaestra.train", *words(folder, "deepspeed", *FLAGS),
-    ]  # fmt: skip
-    with launcher(command, DS_ACCELERATOR="cpu") as process:
+# The page
+
+
+def blocks(language: str) -> list[str]:
+    """Lines of the page's code blocks of a language."""
+    found = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.S)
+    return [line for kind, text in found if kind == language for line in text.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in blocks("sh") if not line.startswith("train")])
+def test_launchers_of_one_machine(line: str, folder: Path, together: Path) -> None:
+    """As on the page, but for the corpus."""
+    program, *given = shlex.split(line)
+    corpus = given.index("runs/small/corpus")
+    name = Path(given[given.index("--run") + 1]).name
+    given[corpus:] = words(folder, name, *FLAGS)
+    if program == "deepspeed":  # always 29500 by itself
+        given = ["--master_port", str(free_port()), *given]
+    with launcher([PROGRAMS / program, *given], DS_ACCELERATOR="cpu") as process:
         finish([process])
-    assert_same(folder / "deepspeed", together, UPDATES)
+    assert_same(folder / name, together, UPDATES)
+
+
+def test_the_page_s_lines_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    """What follows the launcher or the script, as `train` reads it; and the scripts exist."""
+    starts = []
+    for line in [*blocks("sh"), *blocks("")]:
+        given = shlex.split(line)
+        for script in (word for word in given if word.endswith(".sh")):
+            assert (ROOT / script).exists()
+        (corpus,) = (n for n, word in enumerate(given) if re.search(r"(^|=)\S+/corpus", word))
+        words_of_train = given[corpus].removeprefix("TRAIN=").split() + given[corpus + 1 :]
+        if given[0] == "qsub":
+            words_of_train.remove(given[-1])
+        arguments = tyro.cli(Arguments, args=words_of_train)
+        load_preset(arguments.preset)
+        starts.append(given[0])
+    assert starts == ["train", "train", "torchrun", "deepspeed", "torchrun", "sbatch", "qsub"]

@@ -90,6 +90,14 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(
     killed.close()
 
 
+def test_a_last_line_without_its_end_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"update": 0, "policy_loss": 3}')
+    log = Log(str(tmp_path), 1)
+    write(log, 1)
+    log.close()
+    assert losses(str(tmp_path)) == [(0, 3), (1, 1)]
+
+
 def test_a_remote_run_is_renewed_once_in_a_while_and_by_flush(
     remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ needs_slurm = pytest.mark.skipif(
 
 LAUNCH = Path(ranks.__file__).parent / "launch"
 SLURM, PBS = LAUNCH / "slurm.sh", LAUNCH / "pbs.sh"
-UPDATES = 40
+UPDATES = 30
 FLAGS = ("updates", UPDATES, "checkpoint-every", "12h")  # so that only a signal saves
 JOB = "7"  # of PBS
 

@@ -65,7 +65,10 @@ def words(folder: Path, run: str, *more: object) -> list[str]:
         "loss.policy": "bc",
     }  # fmt: skip
     given |= {str(a).removeprefix("--"): b for a, b in zip(more[::2], more[1::2], strict=True)}
-    flags = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    flags = [
+        str(word) for name, value in given.items()
+        for word in ([f"--{name}"] if value is True else [f"--{name}", value])
+    ]  # fmt: skip
     return [str(folder / "corpus"), "--run", str(folder / run), *flags]
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..shards.console import console, run_command
 from ..shards.errors import ConfigError
-from .arguments import Arguments, resolve
-from .config import Execution, TrainConfig
 from .ranks import end_with_launcher, launch
 
 if TYPE_CHECKING:
     from ..shards.cache import RangeCache
+    from .arguments import Arguments
+    from .config import Execution, TrainConfig
     from .owner import Owner
     from .trainer import Trainer
 
@@ -24,7 +24,9 @@ INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: told to stop, saved, and not fini
 
 def command(arguments: Arguments) -> int:
     """Check everything, then train."""
-    from ..shards.plain import open_corpus  # polars and torch: --help does without
+    from ..shards.plain import open_corpus  # polars: --help does without
+    from .arguments import resolve
+    from .room import settle
     from .run import check_run, find_source, record_run
 
     config, execution, cadence = resolve(arguments)
@@ -34,6 +36,8 @@ def command(arguments: Arguments) -> int:
     heldout = [open_corpus(url) for url in arguments.heldout]
     check_run(arguments.run, config, corpora, heldout)
     source = find_source(arguments.resume, arguments.run, config, corpora[0].schema)
+    auto = arguments.recompute == "auto"
+    execution = settle(config, execution, corpora[0].schema, auto)
     if execution.ranks > 1 and "RANK" not in os.environ:
         return launch(execution.ranks, sys.argv[1:])
 
@@ -62,6 +66,8 @@ def command(arguments: Arguments) -> int:
 def open_cache(arguments: Arguments) -> RangeCache | None:
     """The cache that the flags ask for."""
     from ..shards.cache import RangeCache
+    from .arguments import Arguments
+    from .config import Execution, TrainConfig
 
     if arguments.cache is None:
         return None
@@ -109,6 +115,8 @@ def main() -> None:
 
         run_command(StatusArguments, status_command, "train status", words[1:])
     else:
+        from .arguments import Arguments  # torch, which the others do without
+
         run_command(Arguments, command, "train", words)
 
 

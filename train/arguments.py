@@ -84,8 +84,9 @@ class Arguments:
     """URLs of corpora of other tasks, on which only losses and calibration are measured."""
     history_dropout: float = 0.5
     """Share of segments trained without their action history."""
-    recompute: str = "none"
-    """Activation checkpointing of so many blocks, `all` or `none`: less memory, more compute."""
+    recompute: str = "auto"
+    """Activation checkpointing of so many blocks, `all`, `none`, or `auto`: as few as fit. Less
+    memory, more compute."""
     zero_stage: int = 3
     """What ranks share: 1 optimizer states, 2 gradients too, 3 parameters too; 0 nothing."""
     hpz: int = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,12 @@ class Place:
 
 def save(
     place: Place, marker: Marker, engine: CheckpointEngine, keep: Keep,
-    metadata: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None, approve: Callable[[], object] = bool,
 ) -> None:  # fmt: skip
-    """Write a complete checkpoint, on all ranks; with metadata, exported weights too."""
+    """Write a complete checkpoint, on all ranks; with metadata, exported weights too.
+
+    `approve` is asked just before the marker is written, and may raise.
+    """
     url = update_url(place.folder, marker.update)
     if place.chief and not storage.exists(storage.join(url, MARKER)):
         storage.remove(url)  # what a killed run left
@@ -62,6 +65,7 @@ def save(
                 write_weights(folder / WEIGHTS, weights, metadata | {"update": marker.update})
     engine.barrier()
     if place.chief:
+        approve()
         write_marker(place.folder, marker)
         prune(place.folder, marker.update, keep)
     engine.barrier()

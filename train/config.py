@@ -227,13 +227,15 @@ def check_execution(execution: Execution, config: TrainConfig) -> None:
 
 
 def parse_blocks(text: str, model: ModelConfig) -> int:
-    """Blocks to recompute: a number, `all` or `none`."""
+    """Blocks to recompute: a number, `all` or `none`; 0 for `auto`, which is settled later."""
     blocks = model.encoder_blocks + model.decoder_blocks
-    known = {"none": 0, "all": blocks}
+    known = {"auto": 0, "none": 0, "all": blocks}
     if text in known:
         return known[text]
     if not text.isdigit() or int(text) > blocks:
-        raise ConfigError(f"--recompute should be none, all or up to {blocks} blocks, is {text!r}")
+        raise ConfigError(
+            f"--recompute should be auto, none, all or up to {blocks} blocks, is {text!r}"
+        )
     return int(text)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .config import Execution, TrainConfig
 from .fragments import Fragment, fragments, publish
+from .memory import ALL_PERSISTENT, MAX_LIVE, PERSISTENT, SMALLEST_BUCKET, SUB_GROUP
 from .model import DecoderBlock, EncoderBlock, PolicyValueNetwork
 from .perception import FrameBlock
 
@@ -31,7 +32,6 @@ with warnings.catch_warnings():
     from deepspeed.utils import set_z3_leaf_modules
 
 UNITS = (EncoderBlock, DecoderBlock, FrameBlock)  # gathered and released whole
-SMALLEST_BUCKET = 50_000_000  # elements
 
 deepspeed_logger.setLevel(logging.ERROR)
 # its shared-memory collectives take 15 s of a C++ compiler and gain nothing over gloo at this size
@@ -110,13 +110,13 @@ def deepspeed_config(config: TrainConfig, execution: Execution) -> dict[str, Any
         "allgather_bucket_size": bucket,
         "stage3_prefetch_bucket_size": bucket,
         # norms and small matrices stay whole on every rank: a gather of theirs is all latency
-        "stage3_param_persistence_threshold": 100_000,
-        "stage3_model_persistence_threshold": 100_000_000,
-        "stage3_max_live_parameters": 2_000_000_000,
-        "stage3_max_reuse_distance": 2_000_000_000,
+        "stage3_param_persistence_threshold": PERSISTENT,
+        "stage3_model_persistence_threshold": ALL_PERSISTENT,
+        "stage3_max_live_parameters": MAX_LIVE,
+        "stage3_max_reuse_distance": MAX_LIVE,
         "stage3_gather_16bit_weights_on_model_save": False,
         "stage3_module_granularity_threshold": 0,  # the leaf modules are named below
-        "sub_group_size": 1_000_000_000,
+        "sub_group_size": SUB_GROUP,
         "zero_hpz_partition_size": execution.hpz,
         "round_robin_gradients": False,
         "ignore_unused_parameters": False,

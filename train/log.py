@@ -30,10 +30,10 @@ class Log:
     """Writes a run's metrics, one line and some points an update; for one rank.
 
     At a local URL every line is in its file at once. Elsewhere the files grow in a temporary
-    folder, whose copy at the run is renewed once a minute (less often above 60 MB) by a thread of
-    its own, so that a slow store delays no update and a failing one costs a warning; a killed run
-    loses the lines since. `flush` comes before a checkpoint's marker: what a resumed run keeps,
-    lines of updates before `start`, is always there.
+    folder, whose copy at the run is renewed once a minute (and a second later for each MB) by a
+    thread of its own, so that a slow store delays no update and a failing one costs a warning; a
+    killed run loses the lines since. `flush` comes before a checkpoint's marker: what a resumed
+    run keeps, lines of updates before `start`, is always there.
     """
 
     def __init__(self, run: str, start: int) -> None:
@@ -92,8 +92,8 @@ class Log:
         """Leave only lines of earlier updates in the local file, fetched where the run is not."""
         url = storage.join(self.run, METRICS)
         if storage.exists(url):
-            lines = storage.read_bytes(url).splitlines(keepends=True)
-            kept = b"".join(line for line in lines if _update_of(line) < start)
+            lines = storage.read_bytes(url).splitlines()
+            kept = b"".join(line + b"\n" for line in lines if _update_of(line) < start)
             storage.write_bytes(str(self.folder / METRICS), kept)
 
     def _start(self) -> Future[None]:

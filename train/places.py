@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from ..shards import storage
 from ..shards.config import parse
 
+SETTINGS = "run.json"
+ROLLING = "rolling"
 MARKER = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 

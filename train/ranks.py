@@ -14,6 +14,7 @@ from ..shards.console import fail
 
 LAUNCHER = "PALAESTRA_LAUNCHER"  # in a rank's environment: the launcher's process id
 GRACE_S = 10.0  # for ranks to report and leave by themselves after one has failed
+STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # ask for an end, after a save
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -38,11 +39,18 @@ def launch(ranks: int, argv: Sequence[str]) -> int:
         subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(ranks)
     ]
-    previous = signal.signal(signal.SIGTERM, lambda *_: _tell(children, signal.SIGTERM))
+
+    def stop(number: int, frame: object) -> None:
+        """They save and leave; a second ctrl-C is for this process, whose end is theirs."""
+        _tell(children, signal.SIGTERM)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {number: signal.signal(number, stop) for number in STOP}
     try:
         return _wait(children)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         _tell(children, signal.SIGKILL)
 
 

@@ -16,9 +16,7 @@ from ..shards.segments import parse_where, split_by_match
 from .config import TrainConfig
 from .export import find_weights, read_metadata
 from .owner import OWNER
-from .places import Marker, checkpoints_url, newest, update_url
-
-SETTINGS = "run.json"
+from .places import SETTINGS, Marker, checkpoints_url, newest, update_url
 
 
 def check_run(

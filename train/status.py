@@ -18,9 +18,15 @@ from ..shards.filesystem import call
 from ..shards.retry import deadline, retried
 from .log import EVALUATIONS, METRICS, read_lines
 from .owner import SILENT_BEATS, Claim, read_claim
-from .places import MARKER, checkpoints_url, complete_updates, update_url
+from .places import (
+    MARKER,
+    ROLLING,
+    SETTINGS,
+    checkpoints_url,
+    complete_updates,
+    update_url,
+)
 
-SETTINGS, ROLLING = "run.json", "rolling"
 RECENT = 20  # updates whose speed is told
 SHOWN = 5  # newest checkpoints
 
@@ -67,6 +73,7 @@ class Status:
     seconds_left: float | None
     """Of updates alone, at the speed of the last ones."""
     seconds_per_update: float | None
+    steps_per_s: float | None
     metrics: dict[str, float]
     """Of the last update."""
     validation: dict[str, float]
@@ -102,17 +109,27 @@ def read_status(run: str) -> Status:
     made += [int(line["update"]) + 1 for line in metrics[-1:]]
     update, updates = max(made, default=0), int(settings["updates"])
     scores = read_lines(storage.join(run, EVALUATIONS))
-    pace = _seconds_per_update(metrics[-RECENT:])
+    pace, speed = _pace(metrics[-RECENT:])
     silent = None if owner is None else (now - datetime.fromisoformat(owner.beat)).total_seconds()
     validated = (line for line in reversed(metrics) if any("/policy_loss" in name for name in line))
     return Status(
-        run, _state(owner, silent, update >= updates), settings, update, updates,
-        round(sum(line.get("steps", 0) for line in metrics)),
-        None if pace is None else pace * max(0, updates - update), pace,
-        metrics[-1] if metrics else {}, next(validated, {}), checkpoints, rolling,
-        tuple(line for line in scores if line["update"] == scores[-1]["update"]), owner,
-        None if silent is None else max(0.0, silent),
+        run=run, state=_state(owner, silent, update >= updates), settings=settings,
+        update=update, updates=updates, steps=round(sum(line["steps"] for line in metrics)),
+        seconds_left=None if pace is None else pace * max(0, updates - update),
+        seconds_per_update=pace, steps_per_s=speed, metrics=metrics[-1] if metrics else {},
+        validation=next(validated, {}), checkpoints=checkpoints, rolling=rolling,
+        evaluations=tuple(line for line in scores if line["update"] == scores[-1]["update"]),
+        owner=owner, silent_s=None if silent is None else max(0.0, silent),
     )  # fmt: skip
+
+
+def _pace(metrics: Sequence[dict[str, float]]) -> tuple[float | None, float | None]:
+    """Mean seconds of an update, and steps a second, over these updates."""
+    if not metrics:
+        return None, None
+    steps = sum(line["steps"] for line in metrics)
+    seconds = sum(line["steps"] / line["steps_per_s"] for line in metrics)
+    return seconds / len(metrics), steps / seconds
 
 
 def _settings(run: str) -> dict[str, Any]:
@@ -149,11 +166,6 @@ def _look(url: str) -> tuple[int, datetime]:
         return sum(int(file["size"]) for file in files.values()), fs.modified(f"{path}/{MARKER}")
 
 
-def _seconds_per_update(metrics: list[dict[str, float]]) -> float | None:
-    times = [m["steps"] / m["steps_per_s"] for m in metrics if m.get("steps_per_s")]
-    return sum(times) / len(times) if times else None
-
-
 def _state(owner: Claim | None, silent_s: float | None, finished: bool) -> str:
     if owner is None or silent_s is None:
         return "finished" if finished else "stopped"
@@ -174,8 +186,9 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "updates", f"{status.update:,} of {status.updates:,} ({share:.0%}){steps}{epochs}"
     if status.seconds_left:
         yield "left", f"about {duration(status.seconds_left)} of training"
-    if status.seconds_per_update is not None:
-        yield "speed", ", ".join(_speed(status.metrics, status.seconds_per_update))
+    if status.steps_per_s is not None and status.seconds_per_update is not None:
+        pace = f"{status.steps_per_s:,.0f} steps/s, {duration(status.seconds_per_update)} an update"
+        yield "speed", ", ".join((pace, *_shares(status.metrics)))
     if status.metrics:
         yield "loss", _losses(status.metrics, "")
     for part in ("validation", "heldout"):
@@ -211,8 +224,7 @@ def _state_text(status: Status) -> str:
     return f"{owner} {ended}, the last was {heard}; {again}"
 
 
-def _speed(metrics: dict[str, float], seconds: float) -> Iterator[str]:
-    yield f"{metrics['steps'] / seconds:,.0f} steps/s, {duration(seconds)} an update"
+def _shares(metrics: dict[str, float]) -> Iterator[str]:
     if "data_wait" in metrics:
         yield f"data wait {100 * metrics['data_wait']:.1f} %"
     if "mfu" in metrics:

@@ -29,14 +29,13 @@ from .export import export_metadata
 from .learner import Learner
 from .log import Log
 from .owner import Owner
-from .places import Keep, Marker, checkpoints_url, complete_checkpoints, update_url
+from .places import ROLLING, Keep, Marker, checkpoints_url, complete_checkpoints, update_url
+from .ranks import STOP
 from .run import check_marker, corpora_state
 from .show import Show, watch
 from .sources import split_sources
 
 VALIDATION_BATCHES = 4
-ROLLING = "rolling"
-STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Trainer:
@@ -120,7 +119,7 @@ class Trainer:
                 return self._loop(log, show)
         finally:
             if log:
-                log.close()
+                log.close(upload=not (self.owner and self.owner.lost))
             self.reader.close()
             for reader in self.validation.values():
                 reader.close()
@@ -135,6 +134,8 @@ class Trainer:
             last = done == config.updates
             if cadence.validate and (done % cadence.validate == 0 or last):
                 metrics |= self._validate()
+            if self.owner and self.owner.lost:
+                self.owner.check()
             if log:
                 log.write(update, metrics)
             show(metrics)
@@ -163,7 +164,9 @@ class Trainer:
             last = update_url(checkpoints_url(self.run), found[-1]) if found else "none"
             raise CheckpointError(f"{self.run}: {error}; last good checkpoint: {last}") from error
         self.digest = self.reader.digest(update, self.digest)
-        return metrics | {"storage_retries": float(storage.retries())}  # of this rank, so far
+        epochs = (update + 1) * self.config.batch / sum(self.reader.counts)
+        # retries are of this rank, so far
+        return metrics | {"epoch": epochs, "storage_retries": float(storage.retries())}
 
     def _validate(self) -> dict[str, float]:
         """Metrics on matches, and on tasks, that training never sees."""
@@ -180,8 +183,6 @@ class Trainer:
             log.flush()  # what a resumed run keeps must be there
         schema, tasks = self.corpora[0].schema, _tasks(self.corpora)
         metadata = export_metadata(self.config, schema, tasks)
-        if self.owner:
-            self.owner.check()
         self._save(self.places[0], update, self.cadence.keep, metadata)
 
     def _save(
@@ -189,7 +190,8 @@ class Trainer:
     ) -> None:
         ranks, corpora = self.execution.ranks, corpora_state(self.corpora)
         marker = Marker(update, self.digest, ranks, corpora)
-        checkpoint.save(place, marker, self.engine, keep, metadata)
+        approve = self.owner.check if self.owner else bool
+        checkpoint.save(place, marker, self.engine, keep, metadata, approve)
 
     def _agree(self, *wishes: bool) -> list[bool]:
         """Whether any rank has each wish: all must save and stop at the same update."""
