@@ -51,10 +51,6 @@ SLOTS = (
     Slot("opponent_velocity", 3),
     Slot("to_opponent", 3),
 )
-PROPRIOCEPTION = (
-    "joint_position", "joint_velocity", "gripper", "hand_position", "hand_rotation",
-    "body_rotation", "body_velocity", "body_spin", "phase",
-)  # fmt: skip
 ACTION_SIZE = 8
 """The most any task uses; a task's actions come first and the rest are zero."""
 

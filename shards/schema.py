@@ -11,6 +11,11 @@ FORMAT_VERSION = 1
 SEGMENT_STEPS = 256  # steps of the longest sample
 EVALUATION_BIT = 1 << 63  # seeds with it are for evaluation, never in a corpus
 INSTRUCTION_BYTES = 64  # UTF-8 bytes a model reads; longer instructions are refused
+PROPRIOCEPTION = (
+    "joint_position", "joint_velocity", "gripper", "hand_position", "hand_rotation",
+    "body_rotation", "body_velocity", "body_spin", "phase",
+)  # fmt: skip
+"""Slots that tell of the player's own body: what is left of the state where a network has to see."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from palaestra.generate.slots import make_schema
 from palaestra.shards.errors import ConfigError
+from palaestra.train import room
 from palaestra.train.config import (
     Execution,
     TrainConfig,
     check_execution,
     load_preset,
     parse_blocks,
+    parse_stage,
     split_batch,
 )
 from train_runs import PRESET, assert_close, failure, train, words, write_corpus
@@ -87,7 +91,6 @@ def test_what_cannot_make_the_batch_is_refused(
 @pytest.mark.parametrize(
     ("execution", "precision", "message"),
     [
-        (Execution(zero_stage=4), "fp32", "--zero-stage should be 0, 1, 2 or 3, is 4"),
         (Execution(zero_stage=0), "bf16", "use stage 1 or --precision fp32"),
         (Execution(offload="disk"), "fp32", "--offload: unknown offload 'disk'"),
         (Execution(offload="all", zero_stage=2), "fp32", "--offload all needs --zero-stage 3"),
@@ -111,12 +114,35 @@ def test_blocks_to_recompute() -> None:
     assert [parse_blocks(text, TINY) for text in ("auto", "none", "1", "all")] == [0, 0, 1, 2]
     with pytest.raises(ConfigError, match="up to 2 blocks, is '3'"):
         parse_blocks("3", TINY)
+    with pytest.raises(ConfigError, match="--zero-stage should be auto, 0, 1, 2 or 3, is '4'"):
+        parse_stage("4")
 
 
 def test_a_preset_that_does_not_fit_is_refused_before_it_is_built(folder: Path) -> None:
     line = failure(words(folder, "huge", "preset", "30b"))
     assert "preset 30b does not fit: a GPU needs" in line and "would fit:" in line
     assert not (folder / "huge").exists()
+
+
+def test_the_least_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 ranks with ever less memory each: stage 1, 2, 3, then recomputation, then none."""
+    config = TrainConfig(
+        corpora=(), weights=(), preset="7b", model=load_preset("7b").model, inputs="state",
+        updates=1, batch=8, peak_rate=1e-3, end_rate=1e-5, warm_up=1, precision="bf16",
+    )  # fmt: skip
+    schema = make_schema(64, (0.0, 1.0))
+    chosen = []
+    for gigabytes in (100.0, *np.arange(130.0, 5.0, -1.0)):
+        monkeypatch.setattr(room, "rank_memory", lambda ranks: (gigabytes * 1e9, True))  # noqa: B023
+        try:
+            found = room.settle(config, Execution(ranks=64), schema, stage=True, recompute=True)
+        except ConfigError as error:
+            assert "preset 7b does not fit" in str(error)
+            break
+        choice = (found.zero_stage, found.recompute > 0)
+        if choice not in chosen:
+            chosen.append(choice)
+    assert chosen == [(1, False), (2, False), (3, False), (3, True)]
 
 
 # The same numbers

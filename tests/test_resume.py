@@ -176,11 +176,15 @@ def test_ranks_end_with_their_launcher(folder: Path) -> None:
 # Another number of ranks, another ZeRO stage
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_two_ranks_then_one_then_four(precision: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "stage"),
+    [("fp32", 3), pytest.param("bf16", 3, marks=SLOW), pytest.param("bf16", 1, marks=SLOW)],
+)
+def test_two_ranks_then_one_then_four(precision: str, stage: int, folder: Path) -> None:
     """The same order, and but for rounding the losses of one rank from beginning to end."""
-    whole, moved = f"whole-{precision}", f"moved-{precision}"
-    flags = ("precision", precision, "checkpoint-every", "1h", "batch", 4, "micro-batch", 1)
+    whole, moved = (f"{name}-{precision}-{stage}" for name in ("whole", "moved"))
+    flags = ("precision", precision, "checkpoint-every", "1h", "micro-batch", 1,
+             "zero-stage", stage)  # fmt: skip
     train(folder, whole, *flags)
     for ranks, stop in ((2, 4), (1, 8), (4, UPDATES)):
         run = folder / moved
@@ -201,7 +205,7 @@ def test_two_ranks_then_one_then_four(precision: str, folder: Path) -> None:
 
 
 def test_any_zero_stage_goes_on_from_any_other(finished: Path, folder: Path) -> None:
-    """3, then 2 with two ranks, then 0, then 1: a checkpoint is of weights, not of a stage."""
+    """1, then 2 with two ranks, then 0, 1 and 3: a checkpoint is of weights, not of a stage."""
     run = copy(finished, "stages", 8)
     (kept_one,) = complete_checkpoints(str(run))
     assert kept_one == 8
@@ -216,7 +220,7 @@ def test_any_zero_stage_goes_on_from_any_other(finished: Path, folder: Path) -> 
         for found in complete_checkpoints(str(run)):
             if found > update:
                 shutil.rmtree(checkpoint(run, found))
-    train(folder, "stages")
+    train(folder, "stages", "zero-stage", 3)
     assert_close(run, finished, UPDATES, 1e-3)
 
 

@@ -10,17 +10,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import tyro
 import waiting
 from palaestra.train.arguments import Arguments
 from palaestra.train.config import load_preset
 from palaestra.train.places import complete_checkpoints
-from train_runs import PRESET, assert_same, family, logged, train, words, write_corpus
+from train_runs import PRESET, assert_same, logged, train, words, write_corpus
 from waiting import PATIENCE_S
 
 wait_for = partial(waiting.wait_for, every_s=0.005)
@@ -29,6 +30,12 @@ FLAGS = ("updates", UPDATES, "checkpoint-every", "12h")  # so that only a signal
 PROGRAMS = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/launching.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Lines of the page's code blocks of a language."""
+    found = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.S)
+    return [line for kind, text in found if kind == language for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +63,18 @@ def free_port() -> int:
 
 @contextmanager
 def launcher(command: Sequence[object], **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A launcher in a session of its own; nothing of it outlives the block."""
+    """A launcher, of which nothing outlives the block; torchrun's ranks have their own sessions."""
     process = subprocess.Popen(
-        list(map(str, command)), start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
     try:
         yield process
     finally:
-        for member in family(process.pid):
-            os.kill(member, signal.SIGKILL)
+        if process.poll() is None:
+            for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
         process.communicate()
 
 
@@ -75,16 +83,19 @@ def two_nodes(
     arguments: list[str], addresses: Sequence[str], ways: Sequence[Sequence[object]] = ((), ()),
     interface: str = "lo",
 ) -> Iterator[list[subprocess.Popen[str]]]:  # fmt: skip
-    """An agent with one rank at each address, which meet at the first; `ways` lead to a node."""
+    """The page's line for nodes with one rank at each address; `ways` lead to a node."""
+    (line,) = (line for line in blocks("") if line.startswith("torchrun"))
     meeting = f"{addresses[0]}:{free_port()}"
+    for old, new in (("nodes 16", "nodes 2"), ("node 8", "node 1"), ("node0:29400", meeting)):
+        assert old in line
+        line = line.replace(old, new)
+    program, *flags = shlex.split(line.partition(" -- ")[0])
     with ExitStack() as stack:
         yield [
             stack.enter_context(launcher([
-                *way, PROGRAMS / "torchrun", "--nnodes", 2, "--nproc-per-node", 1,
-                "--rdzv-backend", "c10d", "--rdzv-id", "run", "--rdzv-endpoint", meeting,
+                *way, PROGRAMS / program, "--local-addr", address,
                 # a node's name leads to its address, but not that of a network namespace
-                "--rdzv-conf", f"is_host={address == addresses[0]}", "--local-addr", address,
-                "-m", "palaestra.train", "--", *arguments,
+                "--rdzv-conf", f"is_host={address == addresses[0]}", *flags, "--", *arguments,
             ], GLOO_SOCKET_IFNAME=interface))
             for way, address in zip(ways, addresses, strict=True)
         ]  # fmt: skip
@@ -151,15 +162,6 @@ def test_two_nodes_with_networks_of_their_own(
     assert_same(folder / "namespaces", together, UPDATES)
 
 
-# The page
-
-
-def blocks(language: str) -> list[str]:
-    """Lines of the page's code blocks of a language."""
-    found = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.S)
-    return [line for kind, text in found if kind == language for line in text.splitlines()]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in blocks("sh") if not line.startswith("train")])
 def test_launchers_of_one_machine(line: str, folder: Path, together: Path) -> None:
@@ -175,18 +177,17 @@ def test_launchers_of_one_machine(line: str, folder: Path, together: Path) -> No
     assert_same(folder / name, together, UPDATES)
 
 
-def test_the_page_s_lines_parse(capsys: pytest.CaptureFixture[str]) -> None:
-    """What follows the launcher or the script, as `train` reads it; and the scripts exist."""
+def test_lines_of_the_page_parse() -> None:
+    """Their words for `train`, as it reads them; and the scripts exist."""
     starts = []
     for line in [*blocks("sh"), *blocks("")]:
         given = shlex.split(line)
-        for script in (word for word in given if word.endswith(".sh")):
-            assert (ROOT / script).exists()
-        (corpus,) = (n for n, word in enumerate(given) if re.search(r"(^|=)\S+/corpus", word))
-        words_of_train = given[corpus].removeprefix("TRAIN=").split() + given[corpus + 1 :]
-        if given[0] == "qsub":
-            words_of_train.remove(given[-1])
-        arguments = tyro.cli(Arguments, args=words_of_train)
-        load_preset(arguments.preset)
         starts.append(given[0])
+        scripts = [word for word in given if word.endswith(".sh")]
+        assert all((ROOT / script).exists() for script in scripts)
+        (corpus,) = (n for n, word in enumerate(given) if re.search(r"(^|=)\S+/corpus", word))
+        of_train = given[corpus:]
+        if given[0] == "qsub":
+            of_train = shlex.split(given[corpus].removeprefix("TRAIN="))
+        load_preset(tyro.cli(Arguments, args=of_train).preset)
     assert starts == ["train", "train", "torchrun", "deepspeed", "torchrun", "sbatch", "qsub"]

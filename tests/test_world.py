@@ -16,10 +16,10 @@ from palaestra.generate.policies import Expert, Random
 from palaestra.generate.registry import make_task, task_class, task_classes
 from palaestra.generate.rollout import Completion, Policy
 from palaestra.generate.scenes import arm
-from palaestra.generate.slots import ACTION_SIZE, PROPRIOCEPTION, SLOTS
+from palaestra.generate.slots import ACTION_SIZE, SLOTS
 from palaestra.generate.world import Observation, Step, World, generators
 from palaestra.shards.errors import ConfigError, RolloutError, UnknownNameError
-from palaestra.shards.schema import EVALUATION_BIT, INSTRUCTION_BYTES
+from palaestra.shards.schema import EVALUATION_BIT, INSTRUCTION_BYTES, PROPRIOCEPTION
 
 IMAGE = 32
 SEEDS = range(100, 108)

@@ -36,8 +36,10 @@ def command(arguments: Arguments) -> int:
     heldout = [open_corpus(url) for url in arguments.heldout]
     check_run(arguments.run, config, corpora, heldout)
     source = find_source(arguments.resume, arguments.run, config, corpora[0].schema)
-    auto = arguments.recompute == "auto"
-    execution = settle(config, execution, corpora[0].schema, auto)
+    execution = settle(
+        config, execution, corpora[0].schema,
+        stage=arguments.zero_stage == "auto", recompute=arguments.recompute == "auto",
+    )  # fmt: skip
     if execution.ranks > 1 and "RANK" not in os.environ:
         return launch(execution.ranks, sys.argv[1:])
 
@@ -66,8 +68,6 @@ def command(arguments: Arguments) -> int:
 def open_cache(arguments: Arguments) -> RangeCache | None:
     """The cache that the flags ask for."""
     from ..shards.cache import RangeCache
-    from .arguments import Arguments
-    from .config import Execution, TrainConfig
 
     if arguments.cache is None:
         return None

@@ -27,6 +27,7 @@ class Kernels:
 
 GPU = Kernels()
 
+
 @dataclass(frozen=True)
 class Activations:
     """Bytes that one micro-batch keeps."""
@@ -56,9 +57,9 @@ def activations(
     feed_forward = layer.norm(rows, d) + layer.feed_forward(rows, config.hidden)
     encoder = (
         layer.norm(rows, d) + layer.fused_attention(rows, rows, rotated=True)
-        + layer.norm(rows, d) + layer.plain_attention(rows, rows, tokens) + feed_forward
+        + layer.norm(rows, d) + layer.unmasked_attention(rows, rows, tokens) + feed_forward
     )  # fmt: skip
-    cross = layer.plain_attention(steps, rows, tokens)
+    cross = layer.unmasked_attention(steps, rows, tokens)
     decoder = (
         layer.norm(steps, d) + layer.fused_attention(steps, steps, rotated=True)
         + layer.norm(steps, d) + cross
@@ -115,34 +116,36 @@ class _Layer:
             + self._normed(queries, keys, kept_values=self.kernels.item == 4)
         )  # fmt: skip
 
+    def unmasked_attention(self, queries: int, keys: int, seen: int) -> int:
+        """Of each query to `seen` keys, by whichever product `Attention` takes."""
+        if seen <= PLAIN_KEYS:
+            return self.plain_attention(queries, keys, seen)
+        return self.fused_attention(queries, keys, rotated=False)
+
     def _normed(self, queries: int, keys: int, kept_values: bool) -> int:
         """QK-norm; keys and values are one tensor, kept whole with either."""
         head = self.width // self.heads
         found = self.norm(queries * self.heads, head) + self.norm(keys * self.kv_heads, head)
-        whole = self.kernels.fused_norm or kept_values
-        values = 4 if not self.kernels.fused_norm else self.kernels.item
-        return found + (values * keys * self.key_width if whole else 0)
+        if self.kernels.fused_norm:  # whose inputs are the keys: the values stay with them
+            return found + self.kernels.item * keys * self.key_width
+        # fp32 keys are such inputs too; bf16 ones are copied, and both stay for the values' sake
+        return found + (4 * keys * self.key_width if kept_values else 0)
 
 
 def _perception(config: ModelConfig, shapes: Shapes, frames: int, kernels: Kernels) -> int:
     patches = (shapes.image_size // config.patch) ** 2
     width, rows = config.perception_width, frames * patches
     layer = _Layer(kernels, width, config.perception_heads, config.perception_heads)
-    within = (
-        layer.plain_attention(rows, rows, patches) if patches <= PLAIN_KEYS
-        else layer.fused_attention(rows, rows, rotated=False)
+    block = (
+        layer.norm(rows, width) + layer.unmasked_attention(rows, rows, patches)
+        + layer.norm(rows, width) + layer.feed_forward(rows, 2 * width)
     )  # fmt: skip
-    block = layer.norm(rows, width) * 2 + within + layer.feed_forward(rows, 2 * width)
     queries = frames * config.pixel_tokens
-    # pooling reads what the last norm gave: rows more of input
-    pool = layer.plain_attention(queries, rows, patches)
-    if patches > PLAIN_KEYS:
-        pool = layer.fused_attention(queries, rows, rotated=False)
-    return (
-        kernels.item * rows * 3 * config.patch**2 + config.perception_blocks * block
-        + layer.norm(rows, width) + kernels.item * rows * width + pool
-        + kernels.item * queries * width
-    )  # fmt: skip
+    # pooling reads the last norm's output besides, and the last layer what it gave
+    pool = layer.norm(rows, width) + layer.unmasked_attention(queries, rows, patches)
+    pool += kernels.item * (rows + queries) * width
+    patched = kernels.item * rows * 3 * config.patch**2
+    return patched + config.perception_blocks * block + pool
 
 
 def _embeddings(

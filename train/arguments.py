@@ -17,6 +17,7 @@ from .config import (
     check_execution,
     load_preset,
     parse_blocks,
+    parse_stage,
     split_batch,
     split_weight,
 )
@@ -45,7 +46,8 @@ class Arguments:
     where: str = ""
     """Train on some segments only: "success and level >= 2" (any columns of the index, in SQL)."""
     inputs: str = "pixels+state"
-    """What the network sees: pixels+state, pixels or state."""
+    """What the network sees: pixels+state, state, or pixels, and of the state then only what a player
+    feels of its own body."""
     updates: int = 1000
     """Optimiser steps in the whole run."""
     batch: int | None = None
@@ -87,8 +89,9 @@ class Arguments:
     recompute: str = "auto"
     """Activation checkpointing of so many blocks, `all`, `none`, or `auto`: as few as fit. Less
     memory, more compute."""
-    zero_stage: int = 3
-    """What ranks share: 1 optimizer states, 2 gradients too, 3 parameters too; 0 nothing."""
+    zero_stage: str = "auto"
+    """What ranks share: 1 optimizer states, 2 gradients too, 3 parameters too; 0 nothing. `auto`:
+    as little as fits, from 1."""
     hpz: int = 1
     """Ranks of a node that keep a second copy of the parameters among them (ZeRO++)."""
     offload: str = "none"
@@ -138,8 +141,8 @@ def resolve(arguments: Arguments) -> tuple[TrainConfig, Execution, Cadence]:
         validation_share=arguments.validation_share, seed=arguments.seed,
     )  # fmt: skip
     execution = Execution(
-        ranks, micro_batch, accumulation, arguments.zero_stage, arguments.hpz, arguments.offload,
-        parse_blocks(arguments.recompute, preset.model), arguments.compile,
+        ranks, micro_batch, accumulation, parse_stage(arguments.zero_stage), arguments.hpz,
+        arguments.offload, parse_blocks(arguments.recompute, preset.model), arguments.compile,
     )  # fmt: skip
     cadence = Cadence(
         checkpoint=parse_interval(arguments.checkpoint_every, "checkpoint-every"),

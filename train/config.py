@@ -206,8 +206,6 @@ def check(config: TrainConfig) -> None:
 
 def check_execution(execution: Execution, config: TrainConfig) -> None:
     """Raise a ConfigError that names the flag at fault."""
-    if execution.zero_stage not in range(4):
-        raise ConfigError(f"--zero-stage should be 0, 1, 2 or 3, is {execution.zero_stage}")
     if execution.zero_stage == 0 and config.precision == "bf16":
         raise ConfigError(
             "--zero-stage 0 keeps no fp32 copy of bf16 weights: use stage 1 or --precision fp32"
@@ -224,6 +222,13 @@ def check_execution(execution: Execution, config: TrainConfig) -> None:
         raise ConfigError(f"--hpz {execution.hpz} does not divide the {execution.ranks} ranks")
     if execution.hpz > 1 and execution.zero_stage != 3:
         raise ConfigError(f"--hpz needs --zero-stage 3, is {execution.zero_stage}")
+
+
+def parse_stage(text: str) -> int:
+    """A ZeRO stage; 3 for `auto`, which is settled later."""
+    if text not in ("auto", "0", "1", "2", "3"):
+        raise ConfigError(f"--zero-stage should be auto, 0, 1, 2 or 3, is {text!r}")
+    return 3 if text == "auto" else int(text)
 
 
 def parse_blocks(text: str, model: ModelConfig) -> int:

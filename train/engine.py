@@ -101,7 +101,7 @@ def deepspeed_config(config: TrainConfig, execution: Execution) -> dict[str, Any
     # of a gather ahead and of a reduction: a block at least, 0.57 B elements at 30b
     bucket = max(config.model.block_parameters, SMALLEST_BUCKET)
     offload = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    zero = {
+    zero: dict[str, Any] = {
         "stage": execution.zero_stage,
         "contiguous_gradients": True,
         "overlap_comm": torch.cuda.is_available(),

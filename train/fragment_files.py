@@ -134,4 +134,4 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
 
 
 def _xxh3(values: torch.Tensor) -> str:
-    return xxhash.xxh3_64_hexdigest(memoryview(values.numpy()).cast("B"))
+    return xxhash.xxh3_64_hexdigest(values.numpy().view(np.uint8).data)

@@ -14,6 +14,7 @@ from ..shards.corpus import Corpus
 from ..shards.errors import CheckpointError
 from ..shards.index import Moments
 from ..shards.reader import Reader
+from ..shards.schema import PROPRIOCEPTION, Schema
 from .config import Execution, TrainConfig
 from .engine import Engine
 from .export import shapes_of
@@ -42,7 +43,9 @@ class Learner:
         for corpus in corpora:
             moments.merge(corpus.moments)
         mean, deviation = moments.mean_and_deviation()
-        self.engine.model.normalise_by(torch.tensor(mean), torch.tensor(deviation))
+        self.engine.model.normalise_by(
+            torch.tensor(mean), torch.tensor(deviation), hidden_state(self.schema, config.inputs)
+        )
         self._flops = config.batch * train_flops(
             config.model, shapes_of(self.schema), config.inputs.split("+")
         )
@@ -153,6 +156,15 @@ def _peak_flops(device: torch.device) -> float | None:
     from .hardware import peak_flops
 
     return peak_flops(torch.cuda.get_device_name(device))
+
+
+def hidden_state(schema: Schema, inputs: str) -> Tensor:
+    """(state_size,) bool: with `pixels` alone, all but what a player feels of its own body."""
+    hidden = torch.zeros(schema.state_size, dtype=torch.bool)
+    if inputs == "pixels":
+        for name, place in schema.slices().items():
+            hidden[place] = name not in PROPRIOCEPTION
+    return hidden
 
 
 def hash_seed(seed: int, update: int) -> int:

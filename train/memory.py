@@ -88,7 +88,7 @@ class _States:
 
 
 def _states(counts: Sequence[int], execution: Execution, item: int) -> _States:
-    """What stays from update to update; of fp32 weights stages 1 and 2 keep a copy all the same."""
+    """What stays from update to update; DeepSpeed keeps an fp32 copy of fp32 weights too."""
     ranks, stage = execution.ranks, execution.zero_stage
     whole, share = sum(counts), sum(-(-n // ranks) for n in counts)
     parameters = item * whole
@@ -99,7 +99,7 @@ def _states(counts: Sequence[int], execution: Execution, item: int) -> _States:
         if execution.hpz > 1:
             parameters += item * sum(-(-n // execution.hpz) for n in counts)
     gradients = 4 * (share if stage >= 2 else whole)
-    optimizer = (12 if item == 2 or stage in (1, 2) else 8) * (share if stage else whole)
+    optimizer = 12 * share if stage else 8 * whole
     host = 0
     if execution.offload != "none":
         host, gradients, optimizer = gradients + optimizer, 0, 0

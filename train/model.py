@@ -218,9 +218,9 @@ class PolicyValueNetwork(nn.Module):
                 for parameter in own:
                     parameter.normal_(0.0, 1.0, generator=generator).mul_(scale)
 
-    def normalise_by(self, mean: Tensor, deviation: Tensor) -> None:
-        """Keep the corpus's state statistics, in fp32; constant entries are left at zero."""
-        constant = deviation < 1e-4
+    def normalise_by(self, mean: Tensor, deviation: Tensor, hidden: Tensor) -> None:
+        """Keep the corpus's state statistics, in fp32; constant and hidden entries become zero."""
+        constant = (deviation < 1e-4) | hidden
         scale = torch.where(constant, 0.0, 1.0 / deviation.clamp(min=1e-4))
         for name, values in (("mean", mean), ("scale", scale)):
             setattr(self.state, name, values.float().to(self.state.first.weight.device))

@@ -9,7 +9,7 @@ from typing import Any
 
 from .communication import Communication, communication
 from .config import Execution
-from .fit import least_recompute, nearest, shortfall, usable
+from .fit import least_recompute, least_stage, nearest, shortfall, usable
 from .flops import (
     SEGMENT_STEPS,
     parameters_by_component,
@@ -51,6 +51,8 @@ class Inference:
     lane: int
     lanes: int
     """That fit on one device beside the weights."""
+    step_s: float
+    """Of all lanes together, at least: every weight is read once."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +130,16 @@ class Plan:
 
 
 def plan(
-    workload: Workload, execution: Execution, device: Device, recompute: int | None = None
-) -> Plan:
-    """What this takes; by default with the fewest recomputed blocks that fit."""
+    workload: Workload, execution: Execution, device: Device, *, stage: bool = False,
+    recompute: bool = True,
+) -> Plan:  # fmt: skip
+    """What this takes, with ZeRO stage and recomputation chosen, as `train` does, or as given."""
     w, what = workload, (workload.model, workload.shapes, workload.inputs)
     capacity = device.memory_gb * 1e9
-    if recompute is None:
+    if stage:
+        execution = least_stage(*what, execution, capacity)
+    if recompute:
         execution = least_recompute(*what, execution, capacity)
-    else:
-        execution = dataclasses.replace(execution, recompute=recompute)
     parameters = parameters_by_component(*what)
     needed = memory(*what, execution)
     sent = communication(sum(parameters.values()), execution, device)
@@ -154,19 +157,21 @@ def plan(
         model_flops=w.batch * segment_flops, hardware_flops=slots * (segment_flops + again),
         communication=sent, compute_s=compute_s, update_s=update_s,
         empty_slots=1 - w.batch / slots, padded_steps=1 - w.segment_steps / SEGMENT_STEPS,
-        inference=inference(w.model, w.inputs, sum(parameters.values()), usable(capacity)),
+        inference=inference(w.model, w.inputs, sum(parameters.values()), device),
         verdict=_verdict(needed, capacity), alternatives=tuple(instead),
     )  # fmt: skip
 
 
 def inference(
-    config: ModelConfig, inputs: Sequence[str], parameters: int, limit: float, item: int = 2
+    config: ModelConfig, inputs: Sequence[str], parameters: int, device: Device, item: int = 2
 ) -> Inference:
-    """Of weights and caches of `item` bytes an element, in `limit` bytes."""
+    """Of weights and caches of `item` bytes an element."""
     key_width = config.width // config.heads * config.kv_heads
     rows = config.encoder_blocks * step_tokens(config, inputs) + config.decoder_blocks
-    lane = item * SEGMENT_STEPS * rows * 2 * key_width
-    return Inference(item * parameters, lane, max(0, int((limit - item * parameters) / lane)))
+    weights, lane = item * parameters, item * SEGMENT_STEPS * rows * 2 * key_width
+    left = usable(device.memory_gb * 1e9) - weights
+    step_s = weights / (device.bandwidth_gb_s * 1e9)
+    return Inference(weights, lane, max(0, int(left / lane)), step_s)
 
 
 def _verdict(needed: Memory, capacity: float) -> str:

@@ -51,8 +51,9 @@ class PlanArguments:
     """Micro-batches of a GPU in a global batch; by default what the batch takes."""
     recompute: str = "auto"
     """Blocks whose activations are computed again: none, all, a number, or auto: as few as fit."""
-    zero_stage: int = 3
-    """What GPUs share: 1 optimizer states, 2 gradients too, 3 parameters too; 0 nothing."""
+    zero_stage: str = "auto"
+    """What GPUs share: 1 optimizer states, 2 gradients too, 3 parameters too; auto: as few as fit
+    without recomputation."""
     hpz: int = 1
     """GPUs of a node that keep a second copy of the parameters among them (ZeRO++ hpZ)."""
     offload: str = "none"
@@ -73,16 +74,15 @@ class PlanArguments:
 
 def plan_command(arguments: PlanArguments) -> int:
     """Check everything, plan, and print."""
-    from .config import parse_blocks  # torch: --help does without
-    from .plan import plan
+    from .plan import plan  # torch: --help does without
     from .plan_table import print_plan
 
     device = resolve_device(arguments)
     workload, execution = resolve(arguments)
-    recompute = (
-        None if arguments.recompute == "auto" else parse_blocks(arguments.recompute, workload.model)
-    )
-    found = plan(workload, execution, device, recompute)
+    found = plan(
+        workload, execution, device, stage=arguments.zero_stage == "auto",
+        recompute=arguments.recompute == "auto",
+    )  # fmt: skip
     if arguments.json:
         print(json.dumps(found.to_json(), indent=1))
     else:
@@ -94,25 +94,33 @@ def resolve_device(arguments: PlanArguments) -> Device:
     """The device, with the numbers that flags give."""
     if arguments.device not in DEVICES:
         raise UnknownNameError("device", arguments.device, DEVICES, "--device")
-    given: dict[str, Any] = {
-        "memory_gb": arguments.memory, "bf16_flops": arguments.flops,
-        "network_gb_s": arguments.network, "link_gb_s": arguments.link,
-        "gpus_per_node": arguments.gpus_per_node,
-    }  # fmt: skip
-    flags = {"memory_gb": "memory", "bf16_flops": "flops", "network_gb_s": "network"}
-    changed = {name: value for name, value in given.items() if value is not None}
-    for name, value in changed.items():
-        if not value > 0:
-            flag = flags.get(name, name.removesuffix("_gb_s").replace("_", "-"))
+    known, changed = DEVICES[arguments.device], dict[str, Any]()
+    for flag, field, value in (
+        ("memory", "memory_gb", arguments.memory), ("flops", "bf16_flops", arguments.flops),
+        ("network", "network_gb_s", arguments.network), ("link", "link_gb_s", arguments.link),
+        ("gpus-per-node", "gpus_per_node", arguments.gpus_per_node),
+    ):  # fmt: skip
+        if value is None:
+            continue
+        if not value > 0:  # NaN too
             raise ConfigError(f"--{flag} should be positive, is {value}")
-    known = DEVICES[arguments.device]
+        changed[field] = value
     name = f"{known.name} with other numbers" if changed else known.name
     return dataclasses.replace(known, name=name, **changed)
 
 
 def resolve(arguments: PlanArguments) -> tuple[Workload, Execution]:
     """What is trained and how it is shared out, checked as for a run."""
-    from .config import Execution, TrainConfig, check, check_execution, load_preset, split_batch
+    from .config import (
+        Execution,
+        TrainConfig,
+        check,
+        check_execution,
+        load_preset,
+        parse_blocks,
+        parse_stage,
+        split_batch,
+    )
     from .plan import Workload
 
     for flag, value, most in (
@@ -126,8 +134,9 @@ def resolve(arguments: PlanArguments) -> tuple[Workload, Execution]:
         arguments.batch, arguments.micro_batch, arguments.accumulation, ranks
     )
     execution = Execution(
-        ranks, micro_batch, accumulation, arguments.zero_stage, arguments.hpz, arguments.offload
-    )
+        ranks, micro_batch, accumulation, parse_stage(arguments.zero_stage), arguments.hpz,
+        arguments.offload, parse_blocks(arguments.recompute, preset.model),
+    )  # fmt: skip
     config = TrainConfig(
         corpora=(), weights=(), preset=arguments.preset, model=preset.model,
         inputs=arguments.inputs, updates=1, batch=batch, peak_rate=preset.peak_rate, end_rate=0.0,

@@ -11,14 +11,14 @@ from ..shards.console import console, fit
 from .flops import forward_flops
 from .plan import WEEK_S, Plan
 
-KINDS = {  # of memory: where the number comes from
-    "parameters": "bf16, a share of each; small ones whole",
-    "gradients": "fp32 sums over micro-batches, a share",
-    "optimizer": "fp32 weights and two moments, a share",
+KINDS = {
+    "parameters": "bf16: a share, small ones whole",
+    "gradients": "fp32 sums over micro-batches: a share",
+    "optimizer": "fp32 weights and two moments: a share",
     "buffers": "in which gradients are reduced",
-    "gathered": "parameters of blocks at work and fetched ahead",
+    "gathered": "of blocks at work and fetched ahead",
     "activations": "kept by the forward pass",
-    "working": "recomputed block, gradients on their way; or the update",
+    "working": "recomputing, reducing; or the update",
 }
 
 
@@ -64,7 +64,7 @@ def _model(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    table = _table("memory of a GPU at its fullest", "GB", "")
+    table = _table("GPU memory at its fullest", "GB", "")
     for name, what in KINDS.items():
         table.add_row(name, _gb(getattr(plan.memory, name)), what)
     table.add_section()
@@ -107,8 +107,9 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     days = plan.epoch_updates * plan.update_s / (WEEK_S / 7)
     yield "an epoch", f"{plan.epoch_updates:,.0f} updates", f"{days:.3g} days"
     play = plan.inference
-    yield "inference, bf16", f"{_gb(play.weights)} GB", "of weights"
-    yield "", f"{_gb(play.lane)} GB", f"of keys and values a lane: {play.lanes:,} lanes on a GPU"
+    read = f"of weights: {play.step_s:.2g} s to read them"
+    yield "inference, bf16", f"{_gb(play.weights)} GB", read
+    yield "", f"{_gb(play.lane)} GB", f"of keys and values a lane: {play.lanes:,} fit"
     yield "peak", f"{_scaled(peak * plan.execution.ranks)}FLOP/s", "of all GPUs, as stated"
 
 

@@ -8,8 +8,8 @@
 #
 # Here a job cannot queue itself again (qrerun is for operators), so it is an array whose tasks run
 # one at a time, each from where the last one stopped. What finishes the run, or fails, deletes the
-# rest. After a node's failure or a preemption PBS queues the task again. `qdel` does not wait for a
-# checkpoint.
+# rest. After a node's failure or a preemption PBS queues the task again. `qdel` leaves ten seconds
+# too.
 #
 #PBS -N train
 #PBS -l select=1:ncpus=8:mpiprocs=1
@@ -18,8 +18,8 @@
 #PBS -J 0-99%1
 #PBS -r y
 #PBS -j oe
-# PBS tells a job neither its walltime nor, in time to save, that it is over: ten seconds lie between
-# SIGTERM and SIGKILL (kill_delay). Both lines say it
+# PBS does not tell a job its walltime, and at its end leaves ten seconds (kill_delay) to save: so
+# both lines say it, and the ranks stop ten minutes before
 STOP_AFTER=${STOP_AFTER:-710m}
 set -feuo pipefail
 

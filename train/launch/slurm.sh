@@ -25,9 +25,9 @@ ranks=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}} # per node
 export OMP_NUM_THREADS=$((SLURM_CPUS_ON_NODE / ranks))
 export MASTER_ADDR=$SLURMD_NODENAME MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 
-# srun starts the ranks: torchrun exits with 1 whatever their code, dies of SIGUSR1, and kills them
-# 30 s after a SIGTERM, saved or not (2.13, without flags). --wait: when one has ended the others get
-# a minute, since they may wait for it forever.
+# srun starts the ranks: torchrun (2.13) exits with 1 whatever their code, dies of SIGUSR1, and by
+# default kills them 30 s after a SIGTERM, saved or not. --wait: when one has ended the others get a
+# minute, since they may wait for it forever.
 code=0
 # shellcheck disable=SC2016 # each task expands its own
 srun --ntasks-per-node="$ranks" --ntasks=$((SLURM_JOB_NUM_NODES * ranks)) \
