@@ -15,7 +15,7 @@ PROPRIOCEPTION = (
     "joint_position", "joint_velocity", "gripper", "hand_position", "hand_rotation",
     "body_rotation", "body_velocity", "body_spin", "phase",
 )  # fmt: skip
-"""Slots that tell of the player's own body: what is left of the state where a network has to see."""
+"""Slots that tell of the player's own body: all of the state that a network with eyes alone gets."""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import torch
-from palaestra.train.activations import Kernels, activations
 from palaestra.train.config import Execution, TrainConfig, load_preset
 from palaestra.train.engine import Engine, start_ranks, stop_ranks
 from palaestra.train.loss import LossConfig, losses
-from palaestra.train.memory import memory, passes
 from palaestra.train.model import PolicyValueNetwork
-from palaestra.train.plan import SUITE
+from palaestra.train.plan.activations import Kernels, activations
+from palaestra.train.plan.memory import memory, passes
+from palaestra.train.plan.plan import SUITE
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed import TCPStore

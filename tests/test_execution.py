@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from palaestra.generate.slots import make_schema
 from palaestra.shards.errors import ConfigError
-from palaestra.train import room
 from palaestra.train.config import (
     Execution,
     TrainConfig,
@@ -18,6 +17,7 @@ from palaestra.train.config import (
     parse_stage,
     split_batch,
 )
+from palaestra.train.plan import room
 from train_runs import PRESET, assert_close, failure, train, words, write_corpus
 
 UPDATES = 4

@@ -212,6 +212,23 @@ def test_steps_that_are_padding_do_not_count() -> None:
         assert whole[name] == pytest.approx((5 * first[name] + 2 * second[name]) / 7, rel=1e-5)
 
 
+def test_several_queries_a_step_belong_to_their_step() -> None:
+    """Two segments of three steps, a row each, of two queries; the last step's see one key only."""
+    layer = Attention(4, 1, 1)
+    with torch.no_grad():
+        for linear in (layer.query, layer.key_value):
+            linear.weight.copy_(torch.eye(4).repeat(len(linear.weight) // 4, 1))
+    layer.query_norm = layer.key_norm = torch.nn.Identity()  # type: ignore[assignment]
+    queries = torch.zeros(6, 2, 4)
+    queries[[2, 5], :, 0] = 100.0
+    context = torch.zeros(6, 2, 4)
+    context[:, 1, 0] = 100.0
+    valid = torch.tensor([[True, True, True], [True, True, False]])
+    with record_entropy(layer, valid) as found:
+        layer(queries, context)
+    assert found["attention/"] == pytest.approx(2 / 3)  # of steps 1, 2 and 1 the second
+
+
 def test_recording_moves_no_bit_and_leaves_nothing_behind() -> None:
     network = make_network()
     before = run(network)

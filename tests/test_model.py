@@ -151,7 +151,8 @@ def test_recomputation_gives_the_same_gradients() -> None:
         return [p.grad for p in network.parameters() if p.grad is not None]
 
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
-        torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-6)
+        # sums over the tokens' several uses come in another order
+        assert (recomputed - plain).norm() <= 1e-5 * plain.norm()
 
 
 def test_tiny_is_tiny() -> None:

@@ -16,10 +16,12 @@ from palaestra.shards.corpus import Corpus
 from palaestra.shards.errors import ConfigError, PalaestraError
 from palaestra.train import engine
 from palaestra.train import memory as sizes
-from palaestra.train.communication import communication, transfer_s
 from palaestra.train.config import Execution, TrainConfig, load_preset
-from palaestra.train.fit import fit_or_raise, least_recompute, usable
-from palaestra.train.flops import (
+from palaestra.train.model import PolicyValueNetwork
+from palaestra.train.plan.command import PlanArguments, plan_command
+from palaestra.train.plan.communication import communication, transfer_s
+from palaestra.train.plan.fit import fit_or_raise, least_recompute, usable
+from palaestra.train.plan.flops import (
     MODULES,
     attention_flops,
     forward_flops,
@@ -28,11 +30,9 @@ from palaestra.train.flops import (
     recomputed_flops,
     train_flops,
 )
-from palaestra.train.hardware import DEVICES, peak_flops
-from palaestra.train.memory import memory
-from palaestra.train.model import PolicyValueNetwork
-from palaestra.train.plan import SUITE, Plan, Workload, inference, plan
-from palaestra.train.plan_command import PlanArguments, plan_command
+from palaestra.train.plan.hardware import DEVICES, peak_flops
+from palaestra.train.plan.memory import memory
+from palaestra.train.plan.plan import SUITE, Plan, Workload, inference, plan
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -247,19 +247,16 @@ def test_no_fewer_blocks_could_be_recomputed() -> None:
 
 def test_ranks_share_no_more_than_they_need() -> None:
     model, shared = load_preset("1b").model, Execution(ranks=8, zero_stage=1)
-    needed = {
-        stage: memory(model, SUITE, BOTH, dataclasses.replace(shared, zero_stage=stage)).total
-        for stage in (1, 2, 3)
-    }
-    assert needed[1] > needed[2] > needed[3]
 
-    def chosen(fitting: float) -> Execution:
-        device = dataclasses.replace(DEVICES["h100"], memory_gb=fitting / usable(1e9))
+    def chosen(needed: float) -> Execution:
+        device = dataclasses.replace(DEVICES["h100"], memory_gb=needed / usable(1e9))
         return plan(Workload(model), shared, device, stage=True).execution
 
-    assert [chosen(needed[stage] + 1e6).zero_stage for stage in needed] == [1, 2, 3]
-    least = chosen(needed[3] - 1e6)
-    assert (least.zero_stage, least.recompute) == (3, 1)
+    for stage in (1, 2):
+        needed = memory(model, SUITE, BOTH, dataclasses.replace(shared, zero_stage=stage)).total
+        assert chosen(needed + 1e6) == dataclasses.replace(shared, zero_stage=stage)
+        assert chosen(needed - 1e6).zero_stage == stage + 1
+    assert chosen(needed - 1e6).recompute > 0
 
 
 def test_ranks_that_do_not_divide_the_batch_leave_places_empty() -> None:

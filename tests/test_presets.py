@@ -12,10 +12,10 @@ import torch
 from palaestra.generate.slots import make_schema
 from palaestra.train.config import Preset, load_preset, preset_names
 from palaestra.train.export import shapes_of
-from palaestra.train.flops import parameter_counts
 from palaestra.train.loss import LossConfig, losses
 from palaestra.train.model import PolicyValueNetwork
-from palaestra.train.plan import SUITE
+from palaestra.train.plan.flops import parameter_counts
+from palaestra.train.plan.plan import SUITE
 from torch import Tensor, nn
 
 SIZES = {  # parameters, and how far a preset may be off

@@ -66,6 +66,10 @@ def test_the_best_episodes_are_those_with_the_highest_returns(
     first = pl.col("segment") == 0
     best = load_segments(Source(corpus, where=first & best_episodes([corpus], 0.3, first)))
     assert sorted(best.match.tolist()) == [1, 5, 6]
+    # an episode of which more segments are left counts once
+    uneven = first | (pl.col("match") == 1)
+    best = load_segments(Source(corpus, where=uneven & best_episodes([corpus], 0.2, uneven)))
+    assert sorted(best.match.tolist()) == [1, 1, 5]
 
 
 def test_the_best_are_found_over_all_corpora_and_within_their_kind(

@@ -26,7 +26,7 @@ def command(arguments: Arguments) -> int:
     """Check everything, then train."""
     from ..shards.plain import open_corpus  # polars: --help does without
     from .arguments import resolve
-    from .room import settle
+    from .plan.room import settle
     from .run import check_run, find_source, record_run
 
     config, execution, cadence = resolve(arguments)
@@ -107,7 +107,7 @@ def main() -> None:
     """Entry point: the first word chooses the command."""
     words = sys.argv[1:]
     if words[:1] == ["plan"]:
-        from .plan_command import PlanArguments, plan_command
+        from .plan.command import PlanArguments, plan_command
 
         run_command(PlanArguments, plan_command, "train plan", words[1:])
     elif words[:1] == ["status"]:

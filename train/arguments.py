@@ -46,8 +46,8 @@ class Arguments:
     where: str = ""
     """Train on some segments only: "success and level >= 2" (any columns of the index, in SQL)."""
     inputs: str = "pixels+state"
-    """What the network sees: pixels+state, state, or pixels, and of the state then only what a player
-    feels of its own body."""
+    """What the network sees: pixels+state, state, or pixels, and then of the state only what a
+    player feels of its own body."""
     updates: int = 1000
     """Optimiser steps in the whole run."""
     batch: int | None = None

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .config import Execution, TrainConfig
 from .fragments import Fragment, fragments, publish
-from .memory import ALL_PERSISTENT, MAX_LIVE, PERSISTENT, SMALLEST_BUCKET, SUB_GROUP
 from .model import DecoderBlock, EncoderBlock, PolicyValueNetwork
 from .perception import FrameBlock
+from .plan.memory import ALL_PERSISTENT, MAX_LIVE, PERSISTENT, SMALLEST_BUCKET, SUB_GROUP
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported

@@ -18,12 +18,12 @@ from ..shards.schema import PROPRIOCEPTION, Schema
 from .config import Execution, TrainConfig
 from .engine import Engine
 from .export import shapes_of
-from .flops import train_flops
 from .layers import record_entropy
 from .loss import LossTerms, losses
 from .metrics import Tally
 from .model import PolicyValueNetwork
 from .perception import augment
+from .plan.flops import train_flops
 from .schedule import learning_rate
 
 DEMONSTRATION = "expert"  # behaviour whose steps always count in full
@@ -153,7 +153,7 @@ def _peak_flops(device: torch.device) -> float | None:
     """Of the device in bf16, per second, where it is known."""
     if device.type != "cuda":
         return None
-    from .hardware import peak_flops
+    from .plan.hardware import peak_flops
 
     return peak_flops(torch.cuda.get_device_name(device))
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .flops import SEGMENT_STEPS, step_tokens
-from .layers import PLAIN_KEYS
-from .model import ModelConfig, Shapes
+from ...shards.schema import SEGMENT_STEPS
+from ..layers import PLAIN_KEYS
+from ..model import ModelConfig, Shapes
+from .flops import step_tokens
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
-from ..shards.schema import Schema
+from ...shards.schema import Schema
+from ..config import Execution, TrainConfig
+from ..export import shapes_of
 from .activations import Kernels
-from .config import Execution, TrainConfig
-from .export import shapes_of
-from .fit import fit_or_raise, least_recompute, usable
-from .memory import memory
+from .fit import fit_or_raise, least_recompute, least_stage
 
 
 def settle(
@@ -19,22 +17,13 @@ def settle(
 ) -> Execution:
     """The execution, if it fits, with what is left to choose chosen: ZeRO stage, recomputation.
 
-    The least stage that fits without recomputation, or stage 3 with as few recomputed blocks as
-    that takes: a stage saves memory by communication and bookkeeping (on one CPU rank an update of
-    `tiny` takes 1.17 times that of plain torch at stage 3, 1.04 times at stage 1).
     Raises ConfigError naming what is missing and the nearest that fits.
     """
     room, on_gpu = rank_memory(execution.ranks)
     kernels = Kernels(item=2 if config.precision == "bf16" else 4, fused_norm=on_gpu)
     network = config.model, shapes_of(schema), config.inputs.split("+")
     if stage:
-        least = 3 if execution.offload == "all" or execution.hpz > 1 else 1
-        choices = [replace(execution, zero_stage=stage) for stage in range(least, 4)]
-        fitting = (
-            choice for choice in choices
-            if memory(*network, choice, kernels).total <= usable(room)
-        )  # fmt: skip
-        execution = next(fitting, choices[-1])
+        execution = least_stage(*network, execution, room, kernels)
     if recompute:
         execution = least_recompute(*network, execution, room, kernels)
     fit_or_raise(config.preset, *network, execution, room, kernels)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ..shards.errors import ConfigError
+from ...shards.errors import ConfigError
+from ..config import Execution, load_preset, preset_names
+from ..model import ModelConfig, Shapes
 from .activations import GPU, Kernels
-from .config import Execution, load_preset, preset_names
 from .flops import parameter_counts
 from .memory import Memory, memory
-from .model import ModelConfig, Shapes
 
 FREE_SHARE = 0.08  # of a GPU, for CUDA, NCCL and fragmentation: assumed
 MOST_RANKS = 1 << 14

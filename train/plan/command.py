@@ -7,11 +7,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..shards.errors import ConfigError, UnknownNameError
+from ...shards.errors import ConfigError, UnknownNameError
 from .hardware import DEVICES, Device
 
 if TYPE_CHECKING:
-    from .config import Execution
+    from ..config import Execution
     from .plan import Workload
 
 MOST_RANKS = 1 << 20
@@ -75,7 +75,7 @@ class PlanArguments:
 def plan_command(arguments: PlanArguments) -> int:
     """Check everything, plan, and print."""
     from .plan import plan  # torch: --help does without
-    from .plan_table import print_plan
+    from .table import print_plan
 
     device = resolve_device(arguments)
     workload, execution = resolve(arguments)
@@ -111,7 +111,7 @@ def resolve_device(arguments: PlanArguments) -> Device:
 
 def resolve(arguments: PlanArguments) -> tuple[Workload, Execution]:
     """What is trained and how it is shared out, checked as for a run."""
-    from .config import (
+    from ..config import (
         Execution,
         TrainConfig,
         check,
@@ -160,8 +160,8 @@ def resolve(arguments: PlanArguments) -> tuple[Workload, Execution]:
 
 def with_corpus(workload: Workload, url: str) -> Workload:
     """The workload on a corpus that is there."""
-    from ..shards.plain import open_corpus
-    from .export import shapes_of
+    from ...shards.plain import open_corpus
+    from ..export import shapes_of
 
     corpus = open_corpus(url)
     steps, segments = 0, 0

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from ..config import Execution
+from ..model import ModelConfig, Shapes
 from .activations import GPU, Activations, Kernels, activations
-from .config import Execution
 from .flops import parameter_counts
-from .model import ModelConfig, Shapes
 
 # elements; engine.py gives them to DeepSpeed
 SMALLEST_BUCKET = 50_000_000  # of a gather ahead and of a reduction; or a block, if that is more
@@ -66,7 +66,8 @@ def memory(
     if sum(counts) > flight.elements:  # else all is reduced at once, at the end
         backward += flight.gradients
     # a copy of the gradients, and AdamW's two temporaries of that size
-    update = 0 if execution.offload != "none" else 3 * min(states.gradients, 4 * SUB_GROUP)
+    share = sum(counts) // (execution.ranks if execution.zero_stage else 1)
+    update = 0 if execution.offload != "none" else 12 * min(share, SUB_GROUP)
     moments = (
         (flight.gathered, saved, backward),
         (flight.gathered, 0, flight.gradients),

@@ -7,21 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...shards.schema import INSTRUCTION_BYTES, SEGMENT_STEPS
+from ..config import Execution
+from ..model import ModelConfig, Shapes
 from .communication import Communication, communication
-from .config import Execution
 from .fit import least_recompute, least_stage, nearest, shortfall, usable
-from .flops import (
-    SEGMENT_STEPS,
-    parameters_by_component,
-    recomputed_flops,
-    step_tokens,
-    train_flops,
-)
+from .flops import parameters_by_component, recomputed_flops, step_tokens, train_flops
 from .hardware import Device
 from .memory import Memory, memory
-from .model import ModelConfig, Shapes
 
-SUITE = Shapes(state_size=166, action_size=8, image_size=64, instruction_bytes=64)
+SUITE = Shapes(166, 8, 64, INSTRUCTION_BYTES)
 """Of the corpora that `generate` writes."""
 WEEK_S = 7 * 86_400
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
-from ..shards.console import console, fit
+from ...shards.console import console, fit
 from .flops import forward_flops
 from .plan import WEEK_S, Plan
 

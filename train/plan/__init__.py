@@ -1,0 +1,1 @@
+"""What a size takes, computed before anything is allocated."""
