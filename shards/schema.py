@@ -15,7 +15,7 @@ PROPRIOCEPTION = (
     "joint_position", "joint_velocity", "gripper", "hand_position", "hand_rotation",
     "body_rotation", "body_velocity", "body_spin", "phase",
 )  # fmt: skip
-"""Slots that tell of the player's own body: all of the state that a network with eyes alone gets."""
+"""Slots that tell of the player's own body: of the state, all that eyes alone come with."""
 
 
 @dataclass(frozen=True)

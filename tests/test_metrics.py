@@ -226,7 +226,7 @@ def test_several_queries_a_step_belong_to_their_step() -> None:
     valid = torch.tensor([[True, True, True], [True, True, False]])
     with record_entropy(layer, valid) as found:
         layer(queries, context)
-    assert found["attention/"] == pytest.approx(2 / 3)  # of steps 1, 2 and 1 the second
+    assert found["attention/"] == pytest.approx(2 / 3)  # steps 1 and 2, and the other segment's 1
 
 
 def test_recording_moves_no_bit_and_leaves_nothing_behind() -> None:

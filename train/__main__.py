@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..shards.console import console, run_command
 from ..shards.errors import ConfigError
 from .ranks import end_with_launcher, launch
+from .stop import INTERRUPTED, heeding_signals
 
 if TYPE_CHECKING:
     from ..shards.cache import RangeCache
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from .config import Execution, TrainConfig
     from .owner import Owner
     from .trainer import Trainer
-
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: told to stop, saved, and not finished
 
 
 def command(arguments: Arguments) -> int:
@@ -49,12 +48,12 @@ def command(arguments: Arguments) -> int:
     end_with_launcher()
     rank, _ = start_ranks()
     try:
-        with one_voice(), own(arguments.run, rank) as owner:
+        with heeding_signals() as stop, one_voice(), own(arguments.run, rank) as owner:
             if rank == 0:
                 record_run(arguments.run, config)
             trainer = Trainer(
                 config, execution, cadence, arguments.run, corpora, heldout, open_cache(arguments),
-                owner,
+                owner, stop,
             )  # fmt: skip
             begun = trainer.resume(source)
             if rank == 0:

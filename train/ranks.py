@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 from ..shards.console import fail
+from .stop import INTERRUPTED, STOP
 
 LAUNCHER = "PALAESTRA_LAUNCHER"  # in a rank's environment: the launcher's process id
 GRACE_S = 10.0  # for ranks to report and leave by themselves after one has failed
-STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # ask for an end, after a save
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -68,14 +68,14 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
     deadline = float("inf")
     while True:
         codes = [child.poll() for child in children]
-        bad = [rank for rank, code in enumerate(codes) if code]
+        bad = [rank for rank, code in enumerate(codes) if code not in (None, 0, INTERRUPTED)]
         if bad and deadline == float("inf"):
             deadline = time.monotonic() + GRACE_S
         if None not in codes or time.monotonic() > deadline:
             break
         time.sleep(0.1)
     if not bad:
-        return 0
+        return max(code or 0 for code in codes)
     code = codes[bad[0]] or 0
     if code < 0:  # it could not say so itself
         fail("train", f"rank {bad[0]} was ended by {signal.Signals(-code).name}")

@@ -16,21 +16,22 @@ from .loss import TOP_SHARE
 def split_sources(
     config: TrainConfig, corpora: Sequence[Corpus]
 ) -> tuple[list[Source], list[Source]]:
-    """Sources of training, and of the matches kept for validation.
+    """Sources of training, and of the matches kept for validation, none if none are.
 
-    Of both, `top10` reads the best episodes only, and `top-half` marks them.
+    Of either, `top10` reads the best episodes only, and `top-half` marks them.
     """
-    wanted = parse_where(config.where) if config.where else None
-    loss, best = config.loss.policy, None
-    if loss in TOP_SHARE:
-        best = best_episodes(corpora, TOP_SHARE[loss], wanted)
-    read, top = (best, None) if loss == "top10" else (None, best)
-    conditions = [condition for condition in (wanted, read) if condition is not None]
-
-    def sources(part: pl.Expr) -> list[Source]:
-        where = pl.all_horizontal(part, *conditions)
-        pairs = zip(corpora, config.weights, strict=True)
-        return [Source(corpus, weight, where, top) for corpus, weight in pairs]
-
     training, held = split_by_match(config.validation_share)
-    return sources(training), sources(held)
+    validation = _sources(config, corpora, held) if config.validation_share else []
+    return _sources(config, corpora, training), validation
+
+
+def _sources(config: TrainConfig, corpora: Sequence[Corpus], part: pl.Expr) -> list[Source]:
+    where = part & parse_where(config.where) if config.where else part
+    loss, top = config.loss.policy, None
+    if loss in TOP_SHARE:
+        # ranked among this part: of a few held-out matches none might be in the best tenth of all
+        top = best_episodes(corpora, TOP_SHARE[loss], where)
+    if loss == "top10" and top is not None:
+        where, top = where & top, None
+    pairs = zip(corpora, config.weights, strict=True)
+    return [Source(corpus, weight, where, top) for corpus, weight in pairs]

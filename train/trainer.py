@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -30,10 +29,10 @@ from .learner import Learner
 from .log import Log
 from .owner import Owner
 from .places import ROLLING, Keep, Marker, checkpoints_url, complete_checkpoints, update_url
-from .ranks import STOP
 from .run import check_marker, corpora_state
 from .show import Show, watch
 from .sources import split_sources
+from .stop import Stop
 
 VALIDATION_BATCHES = 4
 
@@ -44,10 +43,12 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, execution: Execution, cadence: Cadence, run: str,
         corpora: Sequence[Corpus], heldout: Sequence[Corpus] = (),
-        cache: RangeCache | None = None, owner: Owner | None = None,
+        cache: RangeCache | None = None, owner: Owner | None = None, stop: Stop | None = None,
     ) -> None:  # fmt: skip
+        """`stop` is asked after every update."""
         self.config, self.execution, self.cadence = config, execution, cadence
         self.run, self.corpora, self.cache, self.owner = run, list(corpora), cache, owner
+        self.stop = stop or Stop()
         training, held = split_sources(config, corpora)
         self.reader = self._reader(training)
         self.learner = Learner(config, execution, corpora, self.reader)
@@ -59,7 +60,6 @@ class Trainer:
             self.validation["heldout"] = self._reader([Source(corpus) for corpus in heldout])
         self.places = self._places()
         self.digest, self.start = 0, 0
-        self.stopping = False
 
     def _reader(self, sources: Sequence[Source]) -> Reader:
         return Reader(
@@ -115,7 +115,7 @@ class Trainer:
         try:
             quiet = nullcontext(Show(no_progress))
             shown = watch(self.config.updates, self.start) if chief else quiet
-            with self._told_to_stop(), shown as show:
+            with shown as show:
                 return self._loop(log, show)
         finally:
             if log:
@@ -142,7 +142,7 @@ class Trainer:
             now = time.monotonic()
             # asked once: a signal after the question must not stop a run that did not save
             stop, due, rolling = self._agree(
-                self.stopping, cadence.checkpoint.due(done, now - saved),
+                self.stop.wanted, cadence.checkpoint.due(done, now - saved),
                 cadence.rolling.due(done, now - rolled),
             )  # fmt: skip
             if due or stop or last:
@@ -199,21 +199,6 @@ class Trainer:
             return list(wishes)
         votes = torch.tensor([float(wish) for wish in wishes], device=self.engine.device)
         return [count > 0 for count in self.engine.sum_over_ranks(votes).tolist()]
-
-    @contextmanager
-    def _told_to_stop(self) -> Iterator[None]:
-        """Signals that ask for an end are answered after the update; a second ctrl-C at once."""
-
-        def stop(number: int, frame: object) -> None:
-            self.stopping = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        previous = {number: signal.signal(number, stop) for number in STOP}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def _tasks(corpora: Sequence[Corpus]) -> tuple[tuple[str, int], ...]:
