@@ -135,10 +135,11 @@ def test_the_rolling_checkpoint_is_gone_on_from_where_it_is_newer(
         process.kill()
         process.wait()
     assert not (run / "checkpoints").exists()
+    assert len(list((run / "rolling").iterdir())) <= 2  # each in the place of the one before
     out = train(folder, "rolling", *flags)
     assert f"from {run}/rolling/update-0000000" in out and "updates 0 to" not in out
     assert_same(run, finished)
-    assert len(list((run / "rolling").iterdir())) == 1  # each in the place of the one before
+    assert not (run / "rolling").exists()  # of no use to a finished run
 
 
 @pytest.mark.slow
@@ -155,7 +156,7 @@ def test_kill_9_at_any_instant(ranks: int, folder: Path) -> None:
             if number % 2:
                 time.sleep(chance.random())
             else:
-                wait_for(lambda: is_saving(run) or process.poll() is not None)  # noqa: B023
+                wait_for(lambda: is_saving(run) or process.poll() is not None)
         within += is_saving(run)
         if complete_checkpoints(str(run))[-1:] == [40]:
             break

@@ -14,13 +14,13 @@ from .engine_protocol import CheckpointEngine
 from .export import write_weights
 from .fragment_files import rank_file, read_fragments, write_fragments
 from .places import (
-    MARKER,
     WEIGHTS,
     Keep,
     Marker,
     newest,
     prune,
     read_marker,
+    remove,
     update_url,
     write_marker,
 )
@@ -54,8 +54,8 @@ def save(
     `approve` is asked just before the marker is written, and may raise.
     """
     url = update_url(place.folder, marker.update)
-    if place.chief and not storage.exists(storage.join(url, MARKER)):
-        storage.remove(url)  # what a killed run left
+    if place.chief:
+        remove(place.folder, marker.update)  # what a killed run left
     engine.barrier()
     with local_folder(url) as folder:
         write_fragments(folder / rank_file(engine.rank), engine.fragments())
@@ -67,6 +67,8 @@ def save(
     if place.chief:
         approve()
         write_marker(place.folder, marker)
+    engine.barrier()  # none is deleted before all nodes have declared the new one complete
+    if place.chief:
         prune(place.folder, marker.update, keep)
     engine.barrier()
 

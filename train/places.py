@@ -104,9 +104,13 @@ def prune(folder: str, newest: int, keep: Keep) -> None:
     stay = kept([update for update in complete if update <= newest], keep)
     for update in saved_updates(folder):
         if update < newest and update not in stay:
-            # the marker goes first: half a checkpoint must not look whole
-            storage.remove(_marker_url(folder, update))
-            storage.remove(update_url(folder, update))
+            remove(folder, update)
+
+
+def remove(folder: str, update: int) -> None:
+    """Delete a checkpoint, the marker first: half of one must not look whole."""
+    storage.remove(_marker_url(folder, update))
+    storage.remove(update_url(folder, update))
 
 
 def _marker_url(folder: str, update: int) -> str:

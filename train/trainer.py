@@ -150,10 +150,14 @@ class Trainer:
                 show.saved()
                 saved = rolled = time.monotonic()
             elif rolling:
+                if log:
+                    log.flush()
                 self._save(self.places[1], done, Keep(last=1))
                 rolled = time.monotonic()
-            if stop:
-                return last
+            if stop and not last:
+                return False
+        if self.places[1].chief:
+            storage.remove(self.places[1].folder)
         return True
 
     def _update(self, update: int, stream: Iterator[SegmentBatch]) -> dict[str, float]:
