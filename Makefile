@@ -32,10 +32,10 @@ demo: $(INSTALLED)
 	$(BIN)/audit $(RUN)/corpus
 	@echo "== train on state"
 	$(BIN)/train $(RUN)/corpus --run $(RUN)/state --preset tiny --inputs state \
-		--ranks 2 --batch 16 --micro-batch 8 --updates 600
+		--ranks 2 --batch 16 --micro-batch 8 --updates 600 --loss.policy binary
 	@echo "== train on pixels and state"
 	$(BIN)/train $(RUN)/corpus --run $(RUN)/pixels --preset tiny --inputs pixels+state \
-		--ranks 2 --batch 8 --micro-batch 4 --updates 150
+		--ranks 2 --batch 8 --micro-batch 4 --updates 150 --loss.policy binary
 	@echo "== evaluate"
 	$(BIN)/evaluate random $(RUN)/state $(RUN)/pixels expert --corpus $(RUN)/corpus \
 		--runs 100 --output $(RUN)

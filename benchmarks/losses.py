@@ -35,7 +35,7 @@ from palaestra.shards.segments import parse_where
 from palaestra.train.loss import POLICY_LOSSES
 from timing import print_table
 
-MIXTURES = {"expert": "", "no expert": "policy <> 'expert'"}
+MIXTURES = {"expert": "", "no expert": "policy <> 'expert'"}  # the condition of --where
 RECIPE = """\
 name = "losses"
 steps = {steps}
@@ -61,6 +61,30 @@ BASE = "bc"
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A training run and its evaluation."""
+
+    mixture: str
+    loss: str
+    """A policy loss, and settings of it that differ: `exp,temperature=0.02`."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folders, and of the policy in results."""
+        return f"{self.mixture.replace(' ', '-')}-{self.loss}-{self.seed}"
+
+    @property
+    def flags(self) -> list[str]:
+        """What `train` is told besides."""
+        policy, *settings = self.loss.split(",")
+        pairs = [("policy", policy), *(setting.split("=") for setting in settings)]
+        words = [word for name, value in pairs for word in (f"--loss.{name}", value)]
+        where = MIXTURES[self.mixture]
+        return [*words, "--seed", str(self.seed), *(["--where", where] if where else [])]
+
+
+@dataclass(frozen=True)
 class Settings:
     """What is run."""
 
@@ -77,19 +101,9 @@ class Settings:
     jobs: int
     """Processes at once, a thread each."""
 
-
-@dataclass(frozen=True)
-class Trial:
-    """A training run and its evaluation."""
-
-    mixture: str
-    loss: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its folders, and of the policy in results."""
-        return f"{self.mixture.replace(' ', '-')}-{self.loss}-{self.seed}"
+    def trials(self, mixture: str, loss: str) -> list[Trial]:
+        """One for each seed."""
+        return [Trial(mixture, loss, seed) for seed in range(self.seeds)]
 
 
 def call(module: str, *words: object) -> None:
@@ -118,12 +132,10 @@ def make_corpus(settings: Settings) -> str:
 def run_trial(settings: Settings, corpus: str, trial: Trial) -> None:
     """Train and evaluate; both leave alone what is finished."""
     run, played = settings.folder / trial.name, settings.folder / "played" / trial.name
-    where = ("--where", MIXTURES[trial.mixture]) if MIXTURES[trial.mixture] else ()
     call(
-        "train", corpus, "--run", run, "--preset", "tiny", "--inputs", "state", *where,
+        "train", corpus, "--run", run, "--preset", "tiny", "--inputs", "state", *trial.flags,
         "--updates", settings.updates, "--batch", settings.batch, "--micro-batch", settings.batch,
-        "--precision", "fp32", "--checkpoint-every", "5m", "--seed", trial.seed,
-        "--loss.policy", trial.loss,
+        "--precision", "fp32", "--checkpoint-every", "5m",
     )  # fmt: skip
     if not (played / "episodes.parquet").exists():
         call(
@@ -166,22 +178,17 @@ def interval(values: NDArray[np.float64]) -> str:
 
 def score_rows(settings: Settings, mixture: str, losses: Sequence[str]) -> list[list[str]]:
     """A line for each loss."""
-    scores = {
-        loss: {
-            column: played_runs(
-                settings, [Trial(mixture, loss, s) for s in range(settings.seeds)], column
-            )
-            for column in ("score", "success")
-        }
+    scores, success = (
+        {loss: played_runs(settings, settings.trials(mixture, loss), column) for loss in losses}
+        for column in ("score", "success")
+    )
+    return [
+        [
+            loss, interval(scores[loss]), interval(success[loss]),
+            interval(scores[loss] - scores[BASE]) if BASE in losses else "",
+        ]
         for loss in losses
-    }
-    rows = []
-    for loss in losses:
-        row = [loss, *(interval(scores[loss][c]) for c in ("score", "success"))]
-        if BASE in losses:
-            row += [interval(scores[loss][c] - scores[BASE][c]) for c in ("score", "success")]
-        rows.append(row)
-    return rows
+    ]  # fmt: skip
 
 
 def data_row(corpus: str, mixture: str) -> list[str]:
@@ -191,53 +198,57 @@ def data_row(corpus: str, mixture: str) -> list[str]:
     means = normalised(chosen).group_by("task", "level").agg(
         pl.col("score").mean(), (pl.col("completion_step") >= 0).mean().alias("success")
     )
-    return ["data", *(f"{means[c].mean() * 100:.1f}" for c in ("score", "success")), "", ""]
+    return ["data", *(f"{means[c].mean() * 100:.1f}" for c in ("score", "success")), ""]
 
 
-def metric_rows(settings: Settings, trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    """Names, and for each trial the means of filter and critic over the last fifth of the run."""
-    found = []
-    for trial in trials:
-        lines = (settings.folder / trial.name / "metrics.jsonl").read_text().splitlines()
-        late = [json.loads(line) for line in lines[-max(1, len(lines) // 5) :]]
+def metric_rows(
+    settings: Settings, mixture: str, losses: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Names, and for each loss the means over the last fifth of its runs."""
+    found = {}
+    for loss in losses:
+        late: list[dict[str, float]] = []
+        for trial in settings.trials(mixture, loss):
+            lines = (settings.folder / trial.name / "metrics.jsonl").read_text().splitlines()
+            late += [json.loads(line) for line in lines[-max(1, len(lines) // 5) :]]
         frame = pl.DataFrame(late, infer_schema_length=None)
-        found.append(frame.select(pl.col(SHOWN).mean()).row(0, named=True))
-    names = sorted({name for means in found for name in means})
+        found[loss] = frame.select(pl.col(SHOWN).mean()).row(0, named=True)
+    names = sorted({name for means in found.values() for name in means})
     rows = [
-        [t.loss, str(t.seed), *(f"{means[n]:.2f}" if n in means else "" for n in names)]
-        for t, means in zip(trials, found, strict=True)
+        [loss, *(f"{means[name]:.2f}" if name in means else "" for name in names)]
+        for loss, means in found.items()
     ]
-    return [name.removeprefix("validation/") for name in names], rows
+    return [name.removeprefix("kept/").removeprefix("validation/value_") for name in names], rows
 
 
 def experiment(settings: Settings, losses: Sequence[str]) -> None:
     """Everything, then the tables."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     corpus = make_corpus(settings)
-    trials = [
-        Trial(mixture, loss, seed)
-        for seed in range(settings.seeds) for mixture in MIXTURES for loss in losses
-    ]  # fmt: skip
+    trials = [t for mixture in MIXTURES for loss in losses for t in settings.trials(mixture, loss)]
     with ThreadPoolExecutor(settings.jobs) as pool:
         list(pool.map(lambda trial: run_trial(settings, corpus, trial), trials))
     for mixture in MIXTURES:
-        header = ("loss", "return", "success", f"return - {BASE}", f"success - {BASE}")
         rows = [data_row(corpus, mixture), *score_rows(settings, mixture, losses)]
+        header = ("loss", "return", "success", f"return - {BASE}")
         print_table(f"{mixture}: percent [95 % interval]", header, rows)
-        names, rows = metric_rows(settings, [t for t in trials if t.mixture == mixture])
-        title = f"{mixture}: means over the last fifth of training"
-        print_table(title, ("loss", "seed", *names), rows)
+        names, rows = metric_rows(settings, mixture, losses)
+        title = "entropy; share of steps kept, by behaviour; the critic's value"
+        print_table(title, ("loss", *names), rows)
 
 
 def main(
-    quick: bool = False, folder: Path | None = None, steps: int = 1_600_000, updates: int = 2000,
+    quick: bool = False, folder: Path | None = None, steps: int = 1_600_000, updates: int = 1000,
     batch: int = 8, seeds: int = 1, runs: int = 50, jobs: int = 2,
     losses: tuple[str, ...] = POLICY_LOSSES,
 ) -> None:  # fmt: skip
-    """Print the tables; --folder keeps corpora and runs, --quick is a smoke run."""
+    """Print the tables; --folder keeps corpus and runs, --quick is a smoke run.
+
+    --losses takes settings too: `--losses bc exp,temperature=0.02 binary,floor=0`.
+    """
     with tempfile.TemporaryDirectory(prefix="palaestra-benchmark-") as temporary:
         place = (folder or Path(temporary)).absolute()
-        sizes = (40_000, 3, 4, 1, 2) if quick else (steps, updates, batch, seeds, runs)
+        sizes = (100_000, 3, 4, 1, 2) if quick else (steps, updates, batch, seeds, runs)
         experiment(Settings(place, *sizes, jobs), losses)
 
 

@@ -129,13 +129,13 @@ GOOD, BAD = torch.ones(1, 4), torch.zeros(1, 4)  # where values are 0.5: A > 0, 
 
 
 def test_the_filter_weighs_steps_as_designed() -> None:
-    config = LossConfig(floor=0.1)
+    config = LossConfig("binary", floor=0.1)
     # the last of four steps is a bootstrapped edge and counts α whatever happened
     assert weight_of(GOOD, config) == pytest.approx(3.1, rel=1e-5)
     assert weight_of(BAD, config) == pytest.approx(0.4, rel=1e-5)
     # a termination is no edge: reward 1 at the end, A = 0.01 − 0.5 < 0 there with γ = 0.99
     assert weight_of(GOOD, config, terminated=True) < 3.1
-    one = LossConfig(floor=0.1, discount=0.1)  # A = 0.9 − 0.5 > 0
+    one = LossConfig("binary", floor=0.1, discount=0.1)  # A = 0.9 − 0.5 > 0
     assert weight_of(GOOD, one, terminated=True) == pytest.approx(4, rel=1e-5)
 
 
@@ -208,8 +208,8 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_segments() -> None:
     """So ranks and micro-batches of any size make the same gradient, divided by all valid steps."""
     g = torch.Generator().manual_seed(0)
     reward, steps = torch.rand(3, 8, generator=g), [8, 3, 0]
-    whole = terms_of(reward, LossConfig(), steps)
-    parts = [terms_of(reward[i : i + 1], LossConfig(), steps[i : i + 1]) for i in range(3)]
+    whole = terms_of(reward, LossConfig("binary"), steps)
+    parts = [terms_of(reward[i : i + 1], LossConfig("binary"), steps[i : i + 1]) for i in range(3)]
     for name in ("total", "policy", "value", "correct", "entropy", "calibration"):
         summed = sum(getattr(part, name) for part in parts)
         torch.testing.assert_close(getattr(whole, name), summed)
@@ -236,7 +236,7 @@ def test_an_entry_that_a_task_does_not_use_is_cloned_as_zero() -> None:
 
 def test_the_critic_learns_the_histogram_of_the_lambda_return() -> None:
     """One step of reward 1 that ends the episode: the return is 1 − γ, whatever V was."""
-    config = LossConfig(discount=0.7)
+    config = LossConfig("binary", discount=0.7)
     found = terms_of(torch.ones(1, 1), config, terminated=True)
     assert found.value.item() == pytest.approx(math.log(51), rel=1e-5)  # V's logits are uniform
     assert found.total.item() == pytest.approx(
@@ -251,7 +251,7 @@ def test_the_critic_learns_the_histogram_of_the_lambda_return() -> None:
 
 def test_calibration_compares_values_with_returns_to_the_edge() -> None:
     """γ = 0.5, V = 0.5: G = ½ r + ½ G', from ½·0.5 at a limit and from 0 at an end."""
-    config = LossConfig(discount=0.5, trace=0.3)
+    config = LossConfig("binary", discount=0.5, trace=0.3)
     reward = torch.tensor([[1.0, 0.0, 1.0]])
     limit, end = (terms_of(reward, config, terminated=t).calibration for t in (False, True))
     for found, last in ((limit, 0.75), (end, 0.5)):

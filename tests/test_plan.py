@@ -15,9 +15,9 @@ from memory_runs import activation_bytes, make_inputs, measure
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.errors import ConfigError, PalaestraError
 from palaestra.train import engine
-from palaestra.train import memory as sizes
 from palaestra.train.config import Execution, TrainConfig, load_preset
 from palaestra.train.model import PolicyValueNetwork
+from palaestra.train.plan import memory as sizes
 from palaestra.train.plan.command import PlanArguments, plan_command
 from palaestra.train.plan.communication import communication, transfer_s
 from palaestra.train.plan.fit import fit_or_raise, least_recompute, usable

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import SCHEMA, default_shards, make_episode
+from conftest import RECIPE, SCHEMA, default_shards, make_episode
 from numpy.typing import NDArray
 from palaestra.shards import index, order
+from palaestra.shards.corpus import Corpus, Manifest
 from palaestra.shards.errors import CheckpointError, RolloutError, SchemaMismatchError
 from palaestra.shards.schema import Slot
 from palaestra.shards.segments import encode_instruction
@@ -126,6 +127,26 @@ def test_what_is_held_out_is_not_trained_on(
     flags = ("where", "level = 1", "updates", 1, "validation-share", 0)
     with started(words(tmp_path, "run", *flags)) as process:
         assert "updates 0 to 1" in finish(process)
+
+
+def test_other_tasks_are_validated_on(
+    folder: Path, tmp_path: Path, refusal: Callable[[list[str]], str]
+) -> None:
+    """Losses, calibration and attention entropy of a corpus of other tasks, beside the split's."""
+    shards = [[make_episode(256, n, task="lever") for n in range(3)]]
+    write_corpus(tmp_path / "lever", shards, held_out=(("lever", 1),))
+    flags = ("heldout", tmp_path / "lever", "updates", 2, "validate-every", 2)
+    train(folder, "heldout", *flags)
+    first, last = metrics(folder / "heldout")
+    assert not any("/" in name and not name.startswith("kept/") for name in first)
+    assert last["heldout/steps"] == 4 * 256  # one batch of four: a segment comes twice
+    assert last["heldout/policy_loss"] > 0 and "heldout/value_bias" in last
+    for part in ("validation", "heldout"):
+        assert 0 < last[f"{part}/attention/encoder.0.temporal"] <= 1
+    other = replace(SCHEMA, action_size=3)
+    corpus = Corpus.create(str(tmp_path / "other"), Manifest(other, RECIPE, 3, 0, {}))
+    line = refusal(words(folder, "refused", "heldout", corpus.url))
+    assert "other: schema differs in action_size: expected 2, found 3" in line
 
 
 def test_ranks_that_fail_report_once(tmp_path: Path) -> None:
@@ -241,8 +262,6 @@ def test_another_runs_folder_is_refused_naming_what_differs(
     assert "holds a run with seed = 0, this one has 5" in line
     line = refusal(words(folder, "finished", "loss.floor", 0.5))
     assert "loss.floor = 0.1, this one has 0.5" in line
-    line = refusal(words(folder, "finished", "ranks", 2))
-    assert "written by 1 ranks, this run has 2" in line
     assert sorted((str(p), p.stat().st_mtime_ns) for p in finished.rglob("*")) == before
 
 
