@@ -148,6 +148,14 @@ def test_the_least_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 # The same numbers
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_only_we_speak(stage: int, folder: Path) -> None:
+    out = run(folder, f"quiet-{stage}", "precision", "bf16", "zero-stage", stage)
+    first, *rest = out.splitlines()
+    assert first.startswith(f"{folder}/preset.toml: 16,776 parameters, state, bf16, ZeRO-{stage}")
+    assert rest and all(line.startswith("train: ") for line in rest)
+
+
 @pytest.mark.parametrize(
     "flags",
     [

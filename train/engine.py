@@ -5,12 +5,13 @@ One engine at every size: ZeRO-3 over gloo on a CPU, over NCCL on GPUs.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -169,7 +170,8 @@ class Engine:
             _parameter_groups(model, config.weight_decay), lr=config.peak_rate,
             betas=(0.9, config.beta2), eps=1e-8,
         )  # fmt: skip
-        with warnings.catch_warnings():
+        # its bf16 optimizer prints what memory it takes
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             self.engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=settings, dist_init_required=False
