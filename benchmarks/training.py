@@ -117,8 +117,9 @@ def build(config: TrainConfig) -> PolicyValueNetwork:
 
 
 def compare(
-    name: str, inputs: str, precision: str, zero_stage: int, repetitions: int
-) -> list[tuple[str, ...]]:
+    name: str, inputs: str, precision: str, zero_stage: int, repetitions: int,
+    clock: Callable[[], float],
+) -> list[tuple[str, ...]]:  # fmt: skip
     """Table rows of both variants."""
     preset = load_preset(name)
     config = TrainConfig(
@@ -132,9 +133,9 @@ def compare(
     }  # fmt: skip
 
     def rate(loop: str) -> float:
-        start = time.perf_counter()
+        start = clock()
         last[loop] = updates[loop]()
-        return 1 / (time.perf_counter() - start)
+        return 1 / (clock() - start)
 
     timing = interleave({loop: lambda loop=loop: rate(loop) for loop in updates}, repetitions)
     return [
@@ -150,17 +151,20 @@ def compare(
 def main(
     quick: bool = False, threads: int = 1, presets: tuple[str, ...] = ("tiny", "small"),
     zero_stage: int = 1, inputs: tuple[str, ...] = ("state", "pixels+state"),
+    cpu_time: bool = False,
 ) -> None:  # fmt: skip
     """Print the table; --quick repeats twice. One thread is what a rank has on two cores.
 
-    Stage 1 is what `train` takes where it fits.
+    Stage 1 is what `train` takes where it fits. --cpu-time counts the process's own seconds, which
+    hold on a busy machine too.
     """
     torch.set_num_threads(threads)
     start_ranks()
     repetitions = 2 if quick else REPETITIONS
+    clock = time.process_time if cpu_time else time.perf_counter
     try:
         cells = itertools.product(presets, inputs, ("fp32", "bf16"))
-        rows = [row for cell in cells for row in compare(*cell, zero_stage, repetitions)]
+        rows = [row for cell in cells for row in compare(*cell, zero_stage, repetitions, clock)]
     finally:
         stop_ranks()
     title = (
