@@ -37,7 +37,8 @@ def fragments(
 ) -> list[Fragment]:
     """What this rank keeps, by DeepSpeed's optimiser; together the ranks keep each element once.
 
-    Moments that do not exist yet are made, as zeros; `updates` is how many AdamW is to count.
+    With `updates`, how many AdamW is to count, they are to be filled: all that the rank has, also
+    where others have it too. Moments that do not exist yet are made, as zeros.
     """
     if hasattr(optimizer, "fp16_groups"):
         return list(_of_stage_3(optimizer, names, rank, updates))
@@ -91,6 +92,8 @@ def _of_stage_0(
     optimizer: Any, names: Mapping[nn.Parameter, str], rank: int, updates: int | None
 ) -> Iterator[Fragment]:
     """Every rank has everything: the first keeps it for all."""
+    if rank and updates is None:
+        return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = _state(optimizer, parameter, updates)
