@@ -115,12 +115,10 @@ def split_batch(
     ):  # fmt: skip
         if value is not None and value < 1:
             raise ConfigError(f"--{flag} should be at least 1, is {value}")
-    if batch is None:
+    if batch is None and accumulation is not None:
         micro_batch = micro_batch or MICRO_BATCH
-        if accumulation is None:
-            batch = BATCH
-        else:
-            return micro_batch * accumulation * ranks, micro_batch, accumulation
+        return micro_batch * accumulation * ranks, micro_batch, accumulation
+    batch = batch or BATCH
     if batch < ranks:
         raise ConfigError(f"--batch {batch} is smaller than the {ranks} ranks")
     share = -(-batch // ranks)

@@ -68,12 +68,12 @@ def find_source(
 
     Raises CheckpointError if that is of another network or data, or if there must be none.
     """
-    begun = newest(checkpoints_url(run))
-    if resume == "auto" or (begun and resume != "never"):
+    if resume == "auto":
         return None
-    if resume == "never":
-        if begun:
-            raise CheckpointError(f"{run}: --resume never, but it is at update {begun.update}")
+    begun = newest(checkpoints_url(run))
+    if begun and resume == "never":
+        raise CheckpointError(f"{run}: --resume never, but it is at update {begun.update}")
+    if begun or resume == "never":
         return None
     folder, _, name = resume.rstrip("/").rpartition("/")
     update = name.removeprefix("update-")

@@ -59,6 +59,7 @@ class Trainer:
         if heldout:
             self.validation["heldout"] = self._reader([Source(corpus) for corpus in heldout])
         self.places = self._places()
+        self.metadata = export_metadata(config, corpora[0].schema, _tasks(corpora))
         self.digest, self.start = 0, 0
 
     def _reader(self, sources: Sequence[Source]) -> Reader:
@@ -185,15 +186,13 @@ class Trainer:
         """Write the run's checkpoint after `update` updates, on all ranks."""
         if log:
             log.flush()  # what a resumed run keeps must be there
-        schema, tasks = self.corpora[0].schema, _tasks(self.corpora)
-        metadata = export_metadata(self.config, schema, tasks)
-        self._save(self.places[0], update, self.cadence.keep, metadata)
+        self._save(self.places[0], update, self.cadence.keep, self.metadata)
 
     def _save(
         self, place: Place, update: int, keep: Keep, metadata: dict[str, object] | None = None
     ) -> None:
-        ranks, corpora = self.execution.ranks, corpora_state(self.corpora)
-        marker = Marker(update, self.digest, ranks, corpora)
+        corpora = corpora_state(self.corpora)
+        marker = Marker(update, self.digest, self.execution.ranks, corpora)
         approve = self.owner.check if self.owner else bool
         checkpoint.save(place, marker, self.engine, keep, metadata, approve)
 
