@@ -22,8 +22,9 @@ import torch
 import tyro
 from palaestra.generate.slots import make_schema
 from palaestra.train import checkpoint
-from palaestra.train.config import Execution, TrainConfig, load_preset
+from palaestra.train.config import TrainConfig, load_preset
 from palaestra.train.engine import Engine, start_ranks, stop_ranks
+from palaestra.train.execution import Execution
 from palaestra.train.export import shapes_of
 from palaestra.train.model import PolicyValueNetwork
 from palaestra.train.places import Keep, Marker

@@ -22,8 +22,9 @@ import torch
 import tyro
 from palaestra.generate.slots import make_schema
 from palaestra.shards.schema import INSTRUCTION_BYTES, SEGMENT_STEPS
-from palaestra.train.config import Execution, TrainConfig, load_preset
+from palaestra.train.config import TrainConfig, load_preset
 from palaestra.train.engine import Engine, _parameter_groups, start_ranks, stop_ranks
+from palaestra.train.execution import Execution
 from palaestra.train.export import shapes_of
 from palaestra.train.loss import losses
 from palaestra.train.model import PolicyValueNetwork

@@ -19,7 +19,7 @@ from ..shards import storage
 from ..shards.console import console
 from ..shards.errors import CheckpointError, PalaestraError
 from ..train.log import EVALUATIONS, TENSORBOARD, read_lines
-from ..train.places import MARKER, checkpoint_url, complete_checkpoints
+from ..train.places import MARKER, SETTINGS, checkpoint_url, complete_checkpoints
 from .baselines import load_baselines
 from .evaluation import Cell, Evaluation, Pair, Settings, evaluate, require_fitting
 from .players import load_players
@@ -57,9 +57,9 @@ def follow(run: str, settings: Settings) -> None:
 
 
 def _last_update(run: str) -> int:
-    where = storage.join(run, "run.json")
+    where = storage.join(run, SETTINGS)
     if not storage.exists(where):
-        raise CheckpointError(f"{run}: no run to watch: expected run.json")
+        raise CheckpointError(f"{run}: no run to watch: expected {SETTINGS}")
     return int(storage.read_json(where)["updates"])
 
 

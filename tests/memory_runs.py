@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import torch
-from palaestra.train.config import Execution, TrainConfig, load_preset
+from palaestra.train.config import TrainConfig, load_preset
 from palaestra.train.engine import Engine, start_ranks, stop_ranks
+from palaestra.train.execution import Execution
 from palaestra.train.loss import LossConfig, losses
 from palaestra.train.model import PolicyValueNetwork
 from palaestra.train.plan.activations import Kernels, activations

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from palaestra.generate.slots import make_schema
 from palaestra.shards.errors import ConfigError
-from palaestra.train.config import (
+from palaestra.train.config import TrainConfig, load_preset
+from palaestra.train.execution import (
     Execution,
-    TrainConfig,
     check_execution,
-    load_preset,
     parse_blocks,
     parse_stage,
     split_batch,
 )
 from palaestra.train.plan import room
-from train_runs import PRESET, assert_close, failure, train, words, write_corpus
+from train_runs import assert_close, failure, prepare, train, words
+from waiting import PATIENCE_S
 
 UPDATES = 4
 SLOW_EXECUTIONS = (
@@ -32,9 +34,7 @@ TINY = load_preset("tiny").model
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds preset.toml, corpus and a run of four updates."""
-    path = tmp_path_factory.mktemp("execution")
-    (path / "preset.toml").write_text(PRESET)
-    write_corpus(path / "corpus")
+    path = prepare(tmp_path_factory.mktemp("execution"))
     run(path, "plain")
     return path
 
@@ -143,6 +143,25 @@ def test_the_least_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         if choice not in chosen:
             chosen.append(choice)
     assert chosen == [(1, False), (2, False), (3, False), (3, True)]
+
+
+CHOOSE = """
+from palaestra.train.engine import as_first, start_ranks, stop_ranks
+from palaestra.train.execution import Execution
+
+rank, ranks = start_ranks()
+print(as_first(Execution(ranks, zero_stage=1 + rank, recompute=4 - rank)))
+stop_ranks()
+"""
+
+
+def test_ranks_do_what_the_first_chose() -> None:
+    """Memory that is free differs from moment to moment: two that differ would wait for ever."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    command += ["--nproc-per-node", "2", sys.executable, "-c", CHOOSE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    chosen = str(Execution(2, zero_stage=1, recompute=4))
+    assert done.stdout.splitlines() == [chosen, chosen], done.stderr
 
 
 # The same numbers

@@ -15,7 +15,8 @@ from memory_runs import activation_bytes, make_inputs, measure
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.errors import ConfigError, PalaestraError
 from palaestra.train import engine
-from palaestra.train.config import Execution, TrainConfig, load_preset
+from palaestra.train.config import TrainConfig, load_preset
+from palaestra.train.execution import Execution
 from palaestra.train.model import PolicyValueNetwork
 from palaestra.train.plan import memory as sizes
 from palaestra.train.plan.command import PlanArguments, plan_command

@@ -28,10 +28,10 @@ from train_runs import (
     logged,
     marker,
     metrics,
+    prepare,
     started,
     train,
     words,
-    write_corpus,
 )
 from waiting import PATIENCE_S
 
@@ -43,10 +43,7 @@ SLOW = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds preset.toml and corpus: 8 segments of 4 matches."""
-    path = tmp_path_factory.mktemp("resume")
-    (path / "preset.toml").write_text(PRESET)
-    write_corpus(path / "corpus")
-    return path
+    return prepare(tmp_path_factory.mktemp("resume"))
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +67,24 @@ def copy(run: Path, name: str, updates: int) -> Path:
     """Another run that stands where this one stood after so many updates."""
     other = run.parent / name
     shutil.copytree(run, other, ignore=shutil.ignore_patterns("tensorboard"))
-    for update in complete_checkpoints(str(other)):
-        if update > updates:
-            shutil.rmtree(checkpoint(other, update))
+    forget_after(updates, other)
     return other
+
+
+def leave_at(update: int, run: Path, arguments: list[str]) -> None:
+    """Kill the run once that checkpoint is complete; it goes on from there."""
+    with started(arguments) as process:
+        wait_for(lambda: (checkpoint(run, update) / "checkpoint.json").exists())
+        process.kill()
+        process.wait()
+    forget_after(update, run)
+
+
+def forget_after(updates: int, run: Path) -> None:
+    """Delete later checkpoints."""
+    for update in complete_checkpoints(str(run)):
+        if update > updates:
+            shutil.rmtree(checkpoint(run, update))
 
 
 # Killed and stopped
@@ -202,13 +213,7 @@ def test_two_ranks_then_one_then_four(precision: str, stage: int, folder: Path) 
             with started(arguments) as process:
                 assert "updates 8 to" in finish(process)
             break
-        with started(arguments) as process:
-            wait_for(lambda: (checkpoint(run, stop) / "checkpoint.json").exists())  # noqa: B023
-            process.kill()
-            process.wait()
-        for update in complete_checkpoints(str(run)):
-            if update > stop:
-                shutil.rmtree(checkpoint(run, update))
+        leave_at(stop, run, arguments)
         assert marker(run, stop)["ranks"] == ranks
     assert_close(folder / moved, folder / whole, UPDATES, 1e-3 if precision == "fp32" else 2e-2)
 
@@ -222,13 +227,7 @@ def test_any_zero_stage_goes_on_from_any_other(finished: Path, folder: Path) -> 
         arguments = words(
             folder, "stages", "zero-stage", stage, "ranks", ranks, "checkpoint-every", "1u"
         )
-        with started(arguments) as process:
-            wait_for(lambda: (checkpoint(run, update) / "checkpoint.json").exists())  # noqa: B023
-            process.kill()
-            process.wait()
-        for found in complete_checkpoints(str(run)):
-            if found > update:
-                shutil.rmtree(checkpoint(run, found))
+        leave_at(update, run, arguments)
     train(folder, "stages", "zero-stage", 3)
     assert_close(run, finished, UPDATES, 1e-3)
 

@@ -192,9 +192,11 @@ def test_workers_are_the_cores_that_the_job_has(folder: Path, tmp_path: Path) ->
     assert done.stderr == refusal and done.returncode == 1
 
 
+@pytest.mark.parametrize("room", ["generate", "train"])
 @pytest.mark.parametrize("script", [SLURM, PBS], ids=lambda path: path.name)
 @pytest.mark.parametrize("words", ["bash -n", "shellcheck"])
-def test_scripts_are_sound(words: str, script: Path) -> None:
+def test_scripts_are_sound(words: str, script: Path, room: str) -> None:
+    script = LAUNCH.parent.parent / room / LAUNCH.name / script.name
     program, *flags = words.split()
     if shutil.which(program) is None:
         pytest.skip(f"not installed: {program}")

@@ -36,6 +36,7 @@ from train_runs import (
     failure,
     finish,
     metrics,
+    prepare,
     started,
     train,
     words,
@@ -47,10 +48,7 @@ from waiting import PATIENCE_S
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds preset.toml and corpus: 8 segments of 4 matches."""
-    path = tmp_path_factory.mktemp("train")
-    (path / "preset.toml").write_text(PRESET)
-    write_corpus(path / "corpus")
-    return path
+    return prepare(tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture(scope="module")
@@ -334,8 +332,7 @@ def test_a_policy_is_learned(tmp_path: Path) -> None:
         episode = make_episode(64, number)
         action = np.tanh(episode.state[:, :2] - episode.state[:, 2:4])
         episodes.append(replace(episode, action=action))
-    write_corpus(tmp_path / "corpus", [episodes])
-    (tmp_path / "preset.toml").write_text(PRESET)
+    prepare(tmp_path, [episodes])
     train(tmp_path, "run", "updates", 60, "validation-share", 0, "loss.policy", "bc",
           "checkpoint-every", "1h")  # fmt: skip
     losses = [line["policy_loss"] for line in metrics(tmp_path / "run")]

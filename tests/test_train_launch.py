@@ -21,7 +21,7 @@ import waiting
 from palaestra.train.arguments import Arguments
 from palaestra.train.config import load_preset
 from palaestra.train.places import complete_checkpoints
-from train_runs import PRESET, assert_same, logged, train, words, write_corpus
+from train_runs import assert_same, logged, prepare, train, words
 from waiting import PATIENCE_S
 
 wait_for = partial(waiting.wait_for, every_s=0.005)
@@ -41,10 +41,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds preset.toml and corpus."""
-    path = tmp_path_factory.mktemp("launch")
-    (path / "preset.toml").write_text(PRESET)
-    write_corpus(path / "corpus")
-    return path
+    return prepare(tmp_path_factory.mktemp("launch"))
 
 
 @pytest.fixture(scope="module")

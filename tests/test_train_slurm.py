@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import train_runs
 from palaestra.train import ranks
 from palaestra.train.places import complete_checkpoints
 from slurm_node import MISSING, Node, slurm_node, wait_for
-from train_runs import PRESET, assert_same, family, logged, train, write_corpus
+from train_runs import assert_same, ending, family, logged, prepare, train
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -35,9 +34,7 @@ JOB = "7"  # of PBS
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where jobs are submitted: a preset, a corpus, and a .venv as beside a checkout."""
-    folder = tmp_path_factory.mktemp("jobs")
-    (folder / "preset.toml").write_text(PRESET)
-    write_corpus(folder / "corpus")
+    folder = prepare(tmp_path_factory.mktemp("jobs"))
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
@@ -165,12 +162,8 @@ def job_of_pbs(
         ["bash", PBS], cwd=home, env=environment, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    try:
+    with ending(process):
         yield process
-    finally:
-        for member in family(process.pid):
-            os.kill(member, signal.SIGKILL)
-        process.communicate()
 
 
 def clocks(process: subprocess.Popen[str]) -> list[int]:
@@ -205,16 +198,3 @@ def test_pbs_does_not_repeat_an_error(folder: Path, pbs: Path) -> None:
     assert output == "train: error: --updates should be at least 1, is 0\n"
     assert process.returncode == 1
     assert (pbs / "deleted").read_text() == f"{JOB}[].server\n"
-
-
-# Both
-
-
-@pytest.mark.parametrize("script", [SLURM, PBS], ids=lambda path: path.name)
-@pytest.mark.parametrize("program", ["bash -n", "shellcheck"])
-def test_scripts_are_sound(program: str, script: Path) -> None:
-    name, *flags = program.split()
-    if shutil.which(name) is None:
-        pytest.skip(f"not installed: {name}")
-    done = subprocess.run([name, *flags, script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -55,6 +55,13 @@ def write_corpus(path: Path, shards: list[list[Any]] | None = None, **manifest: 
     return corpus
 
 
+def prepare(folder: Path, shards: list[list[Any]] | None = None) -> Path:
+    """Write preset.toml and corpus; returns the folder."""
+    (folder / "preset.toml").write_text(PRESET)
+    write_corpus(folder / "corpus", shards)
+    return folder
+
+
 def words(folder: Path, run: str, *more: object) -> list[str]:
     """The command's arguments; later ones win."""
     given = {
@@ -80,8 +87,15 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    try:
+    with ending(process):
         yield process
+
+
+@contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Nothing of the process's session outlives the block."""
+    try:
+        yield
     finally:
         for member in family(process.pid):
             os.kill(member, signal.SIGKILL)

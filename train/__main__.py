@@ -16,7 +16,8 @@ from .stop import INTERRUPTED, heeding_signals
 if TYPE_CHECKING:
     from ..shards.cache import RangeCache
     from .arguments import Arguments
-    from .config import Execution, TrainConfig
+    from .config import TrainConfig
+    from .execution import Execution
     from .owner import Owner
     from .trainer import Trainer
 
@@ -42,13 +43,14 @@ def command(arguments: Arguments) -> int:
     if execution.ranks > 1 and "RANK" not in os.environ:
         return launch(execution.ranks, sys.argv[1:])
 
-    from .engine import one_voice, start_ranks, stop_ranks
+    from .engine import as_first, one_voice, start_ranks, stop_ranks
     from .trainer import Trainer
 
     end_with_launcher()
     rank, _ = start_ranks()
     try:
         with heeding_signals() as stop, one_voice(), own(arguments.run, rank) as owner:
+            execution = as_first(execution)
             if rank == 0:
                 record_run(arguments.run, config)
             trainer = Trainer(

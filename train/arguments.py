@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
 
 from ..shards.errors import ConfigError
 from .cadence import Cadence, check_cadence, parse_interval
-from .config import (
-    Execution,
-    TrainConfig,
-    check,
-    check_execution,
-    load_preset,
-    parse_blocks,
-    parse_stage,
-    split_batch,
-    split_weight,
-)
+from .config import TrainConfig, check, load_preset, split_weight
+from .execution import Execution, check_execution, share_out
 from .loss import LossConfig
 from .places import Keep
 
@@ -126,10 +117,8 @@ def resolve(arguments: Arguments) -> tuple[TrainConfig, Execution, Cadence]:
         precision = "bf16" if bf16_is_fast() else "fp32"
     if precision not in ("bf16", "fp32"):
         raise ConfigError(f"--precision should be bf16, fp32 or auto, is {precision!r}")
-    ranks = count_ranks(arguments.ranks)
-    batch, micro_batch, accumulation = split_batch(
-        arguments.batch, arguments.micro_batch, arguments.accumulation, ranks
-    )
+    batch, execution = share_out(arguments, count_ranks(arguments.ranks), preset.model)
+    execution = replace(execution, compile=arguments.compile)
     config = TrainConfig(
         corpora=tuple(url for url, _ in pairs), weights=tuple(weight for _, weight in pairs),
         where=arguments.where, preset=arguments.preset, model=preset.model, inputs=arguments.inputs,
@@ -139,10 +128,6 @@ def resolve(arguments: Arguments) -> tuple[TrainConfig, Execution, Cadence]:
         warm_up=preset.warm_up if arguments.warm_up is None else arguments.warm_up,
         precision=precision, loss=arguments.loss, history_dropout=arguments.history_dropout,
         validation_share=arguments.validation_share, seed=arguments.seed,
-    )  # fmt: skip
-    execution = Execution(
-        ranks, micro_batch, accumulation, parse_stage(arguments.zero_stage), arguments.hpz,
-        arguments.offload, parse_blocks(arguments.recompute, preset.model), arguments.compile,
     )  # fmt: skip
     cadence = Cadence(
         checkpoint=parse_interval(arguments.checkpoint_every, "checkpoint-every"),

@@ -12,12 +12,14 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .config import Execution, TrainConfig
+from .config import TrainConfig
+from .execution import Execution
 from .fragments import Fragment, fragments, publish
 from .model import DecoderBlock, EncoderBlock, PolicyValueNetwork
 from .perception import FrameBlock
@@ -60,6 +62,15 @@ def start_ranks() -> tuple[int, int]:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def as_first(execution: Execution) -> Execution:
+    """The first rank's stage and recomputation: each chose by what memory it saw free."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.tensor([execution.zero_stage, execution.recompute], device=device)
+    torch.distributed.broadcast(chosen, 0)
+    stage, recompute = chosen.tolist()
+    return replace(execution, zero_stage=stage, recompute=recompute)
 
 
 @contextmanager

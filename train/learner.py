@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from ..shards.errors import CheckpointError
 from ..shards.index import Moments
 from ..shards.reader import Reader
 from ..shards.schema import PROPRIOCEPTION, Schema
-from .config import Execution, TrainConfig
+from .config import TrainConfig
 from .engine import Engine
+from .execution import Execution
 from .export import shapes_of
 from .layers import record_entropy
 from .loss import LossTerms, losses
@@ -101,14 +103,14 @@ class Learner:
         entropies: dict[str, float] = {}
         for number, batch in enumerate(reader.stream(0, batches)):
             history = torch.ones(len(batch.steps), dtype=torch.bool)
-            steps = torch.from_numpy(batch.steps)
+            valid = torch.from_numpy(batch.valid).to(self.engine.device)
+            recorded: AbstractContextManager[dict[str, float]] = nullcontext({})
             if number == 0:
-                valid = torch.from_numpy(batch.valid).to(self.engine.device)
-                with record_entropy(self.engine.model, valid) as entropies:
-                    terms = self._forward(batch, reader, history, None)
-            else:
+                recorded = record_entropy(self.engine.model, valid)
+            with recorded as found:
                 terms = self._forward(batch, reader, history, None)
-            tally.add(terms, steps, torch.from_numpy(batch.behaviour))
+            entropies |= found
+            tally.add(terms, torch.from_numpy(batch.steps), torch.from_numpy(batch.behaviour))
         return tally.result(self.engine.sum_over_ranks) | entropies
 
     def _draws(self, update: int) -> tuple[Tensor, Tensor]:

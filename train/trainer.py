@@ -23,7 +23,8 @@ from ..shards.segments import Source
 from . import checkpoint
 from .cadence import Cadence
 from .checkpoint import Place
-from .config import Execution, TrainConfig
+from .config import TrainConfig
+from .execution import Execution
 from .export import export_metadata
 from .learner import Learner
 from .log import Log

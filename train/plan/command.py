@@ -11,7 +11,7 @@ from ...shards.errors import ConfigError, UnknownNameError
 from .hardware import DEVICES, Device
 
 if TYPE_CHECKING:
-    from ..config import Execution
+    from ..execution import Execution
     from .plan import Workload
 
 MOST_RANKS = 1 << 20
@@ -111,16 +111,8 @@ def resolve_device(arguments: PlanArguments) -> Device:
 
 def resolve(arguments: PlanArguments) -> tuple[Workload, Execution]:
     """What is trained and how it is shared out, checked as for a run."""
-    from ..config import (
-        Execution,
-        TrainConfig,
-        check,
-        check_execution,
-        load_preset,
-        parse_blocks,
-        parse_stage,
-        split_batch,
-    )
+    from ..config import TrainConfig, check, load_preset
+    from ..execution import check_execution, share_out
     from .plan import Workload
 
     for flag, value, most in (
@@ -129,14 +121,8 @@ def resolve(arguments: PlanArguments) -> tuple[Workload, Execution]:
     ):  # fmt: skip
         if not 0 < value <= most:
             raise ConfigError(f"--{flag} should be in (0, {most:g}], is {value:g}")
-    preset, ranks = load_preset(arguments.preset), arguments.gpus
-    batch, micro_batch, accumulation = split_batch(
-        arguments.batch, arguments.micro_batch, arguments.accumulation, ranks
-    )
-    execution = Execution(
-        ranks, micro_batch, accumulation, parse_stage(arguments.zero_stage), arguments.hpz,
-        arguments.offload, parse_blocks(arguments.recompute, preset.model),
-    )  # fmt: skip
+    preset = load_preset(arguments.preset)
+    batch, execution = share_out(arguments, arguments.gpus, preset.model)
     config = TrainConfig(
         corpora=(), weights=(), preset=arguments.preset, model=preset.model,
         inputs=arguments.inputs, updates=1, batch=batch, peak_rate=preset.peak_rate, end_rate=0.0,

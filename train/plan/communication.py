@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import Execution
+from ..execution import Execution
 from .hardware import Device
 
 EFFICIENCY = 0.8  # of the stated rates, that NCCL reaches with large messages: assumed

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from ...shards.errors import ConfigError
-from ..config import Execution, load_preset, preset_names
+from ..config import load_preset, preset_names
+from ..execution import Execution
 from ..model import ModelConfig, Shapes
 from .activations import GPU, Kernels
 from .flops import parameter_counts

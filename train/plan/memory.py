@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from ..config import Execution
+from ..execution import Execution
 from ..model import ModelConfig, Shapes
 from .activations import GPU, Activations, Kernels, activations
 from .flops import parameter_counts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...shards.schema import INSTRUCTION_BYTES, SEGMENT_STEPS
-from ..config import Execution
+from ..execution import Execution
 from ..model import ModelConfig, Shapes
 from .communication import Communication, communication
 from .fit import least_recompute, least_stage, nearest, shortfall, usable

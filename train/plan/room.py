@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from ...shards.schema import Schema
-from ..config import Execution, TrainConfig
+from ..config import TrainConfig
+from ..execution import Execution
 from ..export import shapes_of
 from .activations import Kernels
 from .fit import fit_or_raise, least_recompute, least_stage
