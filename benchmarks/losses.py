@@ -140,7 +140,7 @@ def run_trial(settings: Settings, corpus: str, trial: Trial) -> None:
     if not (played / "episodes.parquet").exists():
         call(
             "evaluate", run, "--output", played, "--runs", settings.runs,
-            "--width", settings.runs, "--threads", 1,
+            "--width", settings.runs, "--workers", 1, "--history", "on",
         )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """What random play and the scripts reach on every task and level, kept with the code.
 
-`python -m palaestra.evaluate.baselines` plays them again and writes the file; learned policies are
-scored between the two.
+`python -m palaestra.evaluate.baselines` plays them again and writes the file. Alone, a learned
+policy is scored between random play and the expert; in matches, against the league's anchors.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from ..generate import raster
+from ..generate.league import ANCHORS, Member
 from ..generate.policies import Match, make_policy
 from ..generate.registry import task_class, task_classes
 from ..generate.rollout import Policy
@@ -28,24 +30,26 @@ from ..shards import storage
 from ..shards.config import parse
 from ..shards.console import console, progress, run_command
 from ..shards.errors import ConfigError
-from .runs import Runs, play_runs
+from .runs import Runs, evaluation_seeds, play_wave
 from .statistics import censored_steps
 
 FILE = "baselines.json"
 RUNS = 100
 SEED = 0
-SCRIPTS = ("random", "expert")
+SCRIPTS = {name: Member(name, name) for name in ("random", "expert")}
+RIVALS = {anchor.name: anchor for anchor in ANCHORS}
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Means over RUNS runs of one script, in a match against another, from one side."""
+    """Means over RUNS runs of a script, or over matches of two anchors from one's side."""
 
     task: str
     level: int
     policy: str
+    """`random` or `expert`; in a match, an anchor's name."""
     opponent: str
-    """Empty without one."""
+    """An anchor's name; empty without one."""
     player: int
     """Of a match, the side that `policy` played."""
     mean_return: float
@@ -93,23 +97,22 @@ def load_baselines() -> Baselines:
 
 
 def pairings() -> Iterator[Pairing]:
-    """Every task and level, alone with each script, and each script against each."""
+    """Every task and level: alone each script, in matches each anchor against each."""
     for task, cls in task_classes().items():
         for level in range(1, cls.levels + 1):
-            for first in SCRIPTS:
-                if cls.players == 1:
-                    yield Pairing(task, level, (first,))
-                else:
-                    yield from (Pairing(task, level, (first, second)) for second in SCRIPTS)
+            names = SCRIPTS if cls.players == 1 else RIVALS
+            for sides in itertools.product(names, repeat=cls.players):
+                yield Pairing(task, level, sides)
 
 
 def measure(pairing: Pairing, runs: int = RUNS, seed: int = SEED) -> list[Baseline]:
     """Play one pairing; a row for each player's side."""
     task, level, names = pairing
     world = World(task, level, runs, pixels=False)
-    policies = [make_policy(name) for name in names]
+    scripts = [(SCRIPTS if len(names) == 1 else RIVALS)[name] for name in names]
+    policies = [make_policy(script.policy, script.noise) for script in scripts]
     policy: Policy = policies[0] if len(names) == 1 else Match(policies)
-    played = play_runs(policy, world, runs, seed)
+    played = play_wave(policy, world, evaluation_seeds(seed, runs))
     return [_row(pairing, played, player) for player in range(len(names))]
 
 
@@ -135,7 +138,7 @@ def to_json(baselines: Baselines) -> str:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Play random actions and the scripts on every task and level, and write the baselines."""
+    """Play the scripts on every task and level, in matches the anchors, and write the baselines."""
 
     output: Annotated[str, tyro.conf.Positional] = str(files(__package__).joinpath(FILE))
     """Where the JSON file goes."""

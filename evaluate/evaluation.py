@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import numpy as np
-
-from ..generate.registry import check_level, task_class, task_classes
-from ..generate.work import versions
-from ..generate.world import World
-from ..shards.console import progress
+from ..generate.slots import make_schema
+from ..shards.console import Advance, progress
 from ..shards.corpus import Corpus
-from ..shards.errors import ConfigError
+from ..shards.schema import Schema
 from .behaviour import score_corpus
-from .players import Player
-from .runs import MAXIMUM_RUNS, Runs, play_runs
-from .statistics import Scores, normalised, score
+from .entrants import Entrant, Pair
+from .play import Cell, Recorded, Wave, play_all, steps_of, together, waves_of
+from .ratings import Rating
+from .scores import CellScores, MatchScores, interval_generator, normalised_return, score_all
+from .settings import Settings
+from .standings import rate_all
+from .summary import Summary, summarise
 
 DATA = "behaviour data"  # row of a corpus's own episodes
-INTERVAL_STREAM = 2  # of Philox keys; worlds and policies draw from 0 and 1
-Pair = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides an evaluation's numbers; stored in results.json."""
-
-    policies: tuple[dict[str, Any], ...]
-    """Each one's name, source and checkpoint update (None for a script)."""
-    tasks: tuple[Pair, ...]
-    """(task, level) pairs."""
-    runs: int
-    """Of each policy on each pair."""
-    history: bool
-    """Whether learned policies see their past actions."""
-    seed: int
-    width: int
-    """Simulations in lockstep; a learned policy's bits depend on it."""
-    threads: int
-    corpus: str | None = None
-    corpus_fingerprint: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One policy's scores on one task and level; also the corpus's own, as policy DATA."""
-
-    policy: str
-    task: str
-    level: int
-    scores: Scores
-    normalised: float | None = None
-    """Mean return with random at 0 and the expert at 1, if both were evaluated."""
-    diverged: int = 0
-    """Runs whose simulation diverged; they count as failures."""
-    behaviour: str = ""
-    """Part of the corpus; empty for all of it and for played policies."""
 
 
 @dataclass(frozen=True)
@@ -71,147 +27,104 @@ class Evaluation:
     """What was asked, and what came of it."""
 
     settings: Settings
-    versions: dict[str, str]
-    players: tuple[Player, ...]
-    cells: tuple[Cell, ...]
-    """One per row and pair; rows in the order random, behaviour data, learned, expert."""
-    behaviours: tuple[Cell, ...]
+    recorded: Recorded
+    cells: tuple[CellScores, ...]
+    """One per row and pair of one player; rows in the order random, behaviour data, learned,
+    expert."""
+    matches: tuple[MatchScores, ...]
+    """One per policy, opponent and pair of two players."""
+    behaviours: tuple[CellScores, ...]
     """The corpus's episodes by behaviour."""
-    runs: dict[tuple[str, Pair], Runs]
-    """By (policy name, pair)."""
+    summary: tuple[Summary, ...]
+    """By group of tasks, then method."""
+    ratings: dict[str, tuple[Rating, ...]]
+    """Of all who met in matches, best first; over all such tasks ("all"), and of each."""
 
     @property
     def rows(self) -> list[str]:
         """Names of the table's rows, in order."""
         return list(dict.fromkeys(cell.policy for cell in self.cells))
 
-    def cell(self, policy: str, pair: Pair) -> Cell | None:
+    def cell(self, policy: str, pair: Pair) -> CellScores | None:
         """The cell of a row; None where the corpus has no such pair."""
-        found = (c for c in self.cells if (c.policy, c.task, c.level) == (policy, *pair))
+        found = (cell for cell in self.cells if (cell.policy, cell.pair) == (policy, pair))
         return next(found, None)
 
 
-def require_counts(runs: int, width: int, threads: int, seed: int) -> None:
-    """Raise ConfigError naming the flag that is out of range."""
-    limits = {"runs": (runs, MAXIMUM_RUNS), "width": (width, 100_000), "threads": (threads, 1024)}
-    for flag, (value, most) in limits.items():
-        if not 1 <= value <= most:
-            raise ConfigError(f"--{flag} should be in [1, {most:,}], is {value}")
-    if not 0 <= seed < 1 << 40:
-        raise ConfigError(f"--seed should be in [0, 2^40), is {seed}")
+def require_fitting(entrants: Sequence[Entrant], schemas: Mapping[str, Schema]) -> None:
+    """Raise SchemaMismatchError unless each learned policy fits this version's worlds."""
+    for entrant in entrants:
+        if entrant.weights is not None:
+            ours = make_schema(entrant.image_size, (0.0, 1.0))
+            theirs = schemas[entrant.weights]
+            theirs.require_equal(ours, entrant.source, but=("reward_range",))
 
 
-def choose_pairs(
-    tasks: Sequence[str], levels: Sequence[int], players: Sequence[Player]
-) -> tuple[Pair, ...]:
-    """The (task, level) pairs that flags and policies ask for.
+def record(
+    settings: Settings, workers: int | None = None, known: Mapping[int, Recorded] | None = None,
+    keep: Callable[[int, Recorded], None] = lambda cell, recorded: None,
+) -> Recorded:  # fmt: skip
+    """Play every cell that is not `known` from before; `keep` is given each as it is complete.
 
-    Without flags: those that the first checkpoint was trained on, else every task that is not
-    held out, at level 1. Raises UnknownNameError or ConfigError naming the flag.
+    Raises RolloutError and CheckpointError for policies that do not play.
     """
-    learned = next((player for player in players if player.learned), None)
-    if not tasks and not levels and learned is not None:
-        pairs = learned.tasks
-    else:
-        names = tasks or [n for n, c in task_classes().items() if c.players == 1]
-        pairs = tuple((task, level) for task in names for level in levels or (1,))
-        if not tasks:
-            pairs = tuple((t, level) for t, level in pairs if level not in task_class(t).held_out)
-    for task, level in pairs:
-        where = "--tasks" if task in tasks else learned.source if learned else ""
-        cls = task_class(task, where)
-        check_level(cls, level, "--levels" if levels else where)
-        if cls.players != 1:
-            raise ConfigError(f"--tasks: {task} is a match of {cls.players} players, not a run")
-    return tuple(dict.fromkeys(pairs))
+    cells, parts = settings.cells(), dict(known or {})
+    left = [number for number in range(len(cells)) if number not in parts]
+    waves = list(waves_of(cells, left, settings.runs, settings.seed, settings.width))
+    if workers is None:
+        workers = _devices(settings)
+    with progress("evaluate", sum(map(steps_of, waves))) as advance:
+        for number, part in play_all(cells, waves, workers, partial(_advance, advance, cells)):
+            parts[number] = part
+            keep(number, part)
+    return together([parts[number] for number in range(len(cells))])
 
 
-def require_fitting(players: Sequence[Player], pairs: Sequence[Pair]) -> None:
-    """Raise SchemaMismatchError unless each learned player fits every task's world."""
-    for player in players:
-        for task, level in pairs if player.learned else ():
-            world = World(task, level, 1, image_size=player.image_size, pixels=False)
-            player.policy.reset(world, [0])
+def _devices(settings: Settings) -> int | None:
+    """A worker per GPU where networks play on GPUs; None: one per core."""
+    policies = [p.learned for p in settings.policies] + [o.learned for o in settings.opponents]
+    if not any(policies):
+        return None
+    import torch
+
+    return torch.cuda.device_count() or None
 
 
-def evaluate(settings: Settings, players: Sequence[Player], corpus: Corpus | None) -> Evaluation:
-    """Play and score every player on every pair; the same settings give the same numbers."""
-    runs = {(player.name, pair): result for player, pair, result in _play_all(settings, players)}
-    cells = [
-        Cell(
-            name, task, level,
-            score(r.returns, r.completion_step, r.horizon, _generator(settings)),
-            diverged=sum(map(bool, r.causes)),
-        )
-        for (name, (task, level)), r in runs.items()
-    ]  # fmt: skip
+def _advance(advance: Advance, cells: Sequence[Cell], amount: int, wave: Wave) -> None:
+    cell = cells[wave.cell]
+    task, level = cell.pair
+    against = f" against {cell.rival}" if cell.rival else ""
+    advance(amount, note=f"{cell.entrant.name} on {task} {level}{against}")
+
+
+def assemble(settings: Settings, recorded: Recorded, corpus: Corpus | None = None) -> Evaluation:
+    """Every number that follows from what was played; the same whoever asks."""
+    cells, matches = score_all(settings, recorded.frame)
     data = _data_cells(settings, corpus) if corpus is not None else []
-    cells += [cell for cell in data if not cell.behaviour]
-    behaviours = [cell for cell in data if cell.behaviour]
-    cells = _in_order(cells, settings, players)
+    whole = [cell for cell in data if not cell.behaviour]
+    parts = [cell for cell in data if cell.behaviour]
     return Evaluation(
-        settings, _versions(players), tuple(players), tuple(_normalise(c, cells) for c in cells),
-        tuple(_normalise(c, cells) for c in behaviours), runs,
+        settings, recorded, tuple(_in_order([*cells, *whole], settings)), tuple(matches),
+        tuple(parts), tuple(summarise(settings, recorded.frame)),
+        {name: tuple(rated) for name, rated in rate_all(settings, matches)},
     )  # fmt: skip
 
 
-def _play_all(
-    settings: Settings, players: Sequence[Player]
-) -> Iterator[tuple[Player, Pair, Runs]]:
-    horizons = sum(task_class(task).horizon for task, _ in settings.tasks)
-    with progress("evaluate", settings.runs * horizons * len(players)) as advance:
-        for player in players:
-            for task, level in settings.tasks:
-                world = World(
-                    task, level, settings.width, image_size=player.image_size,
-                    pixels=player.pixels, nthread=settings.threads,
-                )  # fmt: skip
-                note = f"{player.name} on {task} {level}"
-                yield player, (task, level), play_runs(
-                    player.policy, world, settings.runs, settings.seed,
-                    partial(advance, note=note),
-                )  # fmt: skip
-
-
-def _generator(settings: Settings) -> np.random.Generator:
-    """Draws of a cell's intervals: the same whichever other cells there are."""
-    key = np.array((settings.seed, INTERVAL_STREAM), np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
-
-
-def _data_cells(settings: Settings, corpus: Corpus) -> list[Cell]:
-    generator = _generator(settings)
+def _data_cells(settings: Settings, corpus: Corpus) -> list[CellScores]:
+    generator = interval_generator(settings.seed)
     return [
-        Cell(DATA, task, level, scores, behaviour=behaviour)
-        for (task, level), behaviour, scores in score_corpus(corpus, settings.tasks, generator)
-    ]
+        CellScores(
+            DATA, *pair, scores, normalised_return(pair, scores.mean_return.value),
+            behaviour=behaviour,
+        )
+        for pair, behaviour, scores in score_corpus(corpus, settings.tasks, generator)
+    ]  # fmt: skip
 
 
-def _in_order(cells: list[Cell], settings: Settings, players: Sequence[Player]) -> list[Cell]:
-    learned = [player.name for player in players if player.learned]
-    names = ["random", DATA, *learned, "expert"]
-    return sorted(
-        cells, key=lambda c: (names.index(c.policy), settings.tasks.index((c.task, c.level)))
-    )
+def _in_order(cells: list[CellScores], settings: Settings) -> list[CellScores]:
+    def named(*sources: str) -> list[str]:
+        return [policy.name for policy in settings.policies if policy.source in sources]
 
-
-def _normalise(cell: Cell, cells: Sequence[Cell]) -> Cell:
-    baselines = {
-        other.policy: other.scores.mean_return.value
-        for other in cells
-        if (other.task, other.level) == (cell.task, cell.level)
-    }
-    value = normalised(
-        cell.scores.mean_return.value, baselines.get("random"), baselines.get("expert")
-    )
-    return dataclasses.replace(cell, normalised=value)
-
-
-def _versions(players: Sequence[Player]) -> dict[str, str]:
-    found = versions()
-    if any(player.learned for player in players):
-        import torch
-
-        found |= {"torch": torch.__version__}
-        found |= {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-    return found
+    learned = [policy.name for policy in settings.policies if policy.learned]
+    names = [*named("random"), DATA, *learned, *named("expert")]
+    return sorted(cells, key=lambda c: (names.index(c.policy), settings.tasks.index(c.pair)))

@@ -1,16 +1,14 @@
-"""Play independent runs of a policy in lockstep waves, and keep all that replaying them takes."""
+"""Play independent runs of a policy in lockstep, and keep all that replaying them takes."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..generate.rollout import Completion, Policy, act
+from ..generate.rollout import Completion, Policy, act, outcome
 from ..generate.world import World
 from ..shards.schema import EVALUATION_BIT
 
@@ -20,10 +18,11 @@ MAXIMUM_RUNS = 1_000_000
 
 @dataclass(frozen=True)
 class Runs:
-    """n runs (of a match, players) on one task and level; every array's first axis is the run."""
+    """A wave on one task and level, by lane: a run, or one player's side of a match."""
 
     task: str
     level: int
+    players: int
     horizon: int
     seeds: tuple[int, ...]
     returns: NDArray[np.float64]
@@ -33,10 +32,15 @@ class Runs:
     """(n,) control steps played"""
     causes: tuple[str, ...]
     """Why the simulation diverged; empty where it did not."""
+    outcomes: tuple[str | None, ...]
+    """Of a match: `win`, `loss` or `draw`."""
     actions: NDArray[np.float32]
-    """(n, horizon, action_size) as applied; zero after the end"""
+    """(n, horizon, action_size) as applied, those that the task uses; zero after the end"""
     rewards: NDArray[np.float32]
     """(n, horizon); NaN after the end"""
+    values: NDArray[np.float32] | None
+    """(n, horizon) the critic's estimate before each step, in units of (1 − γ) · return; NaN after
+    the end. None of a script, and in a match."""
 
     @property
     def success(self) -> NDArray[np.bool_]:
@@ -44,83 +48,65 @@ class Runs:
         return self.completion_step >= 0
 
 
-def evaluation_seeds(seed: int, count: int) -> list[int]:
+def evaluation_seeds(seed: int, count: int, first: int = 0) -> list[int]:
     """Episode seeds of an evaluation's runs: no corpus uses them, every policy gets the same."""
-    return [EVALUATION_BIT | (seed * SEED_STRIDE + i) for i in range(count)]
+    return [EVALUATION_BIT | (seed * SEED_STRIDE + first + i) for i in range(count)]
 
 
-def play_runs(
-    policy: Policy, world: World, runs: int, seed: int,
+def play_wave(
+    policy: Policy, world: World, seeds: Sequence[int],
     on_step: Callable[[int], None] = lambda runs: None,
 ) -> Runs:  # fmt: skip
-    """Play `runs` runs, a world's width at a time; `on_step` is told how many advanced.
+    """Play a run of every seed, one for each simulation; `on_step` is told how many advanced.
 
-    A match gives a row to each of its players, one after the other. The last wave is padded with
-    further seeds and no lane leaves the batch when it has ended: a learned policy's bits depend
-    on the batch's width.
+    No lane leaves the batch when it has ended: a learned policy's bits depend on its width.
     """
-    players = world.task.players
-    seeds = evaluation_seeds(seed, -(-runs // world.nsim) * world.nsim)
-    waves = []
-    for start in range(0, runs, world.nsim):
-        wanted = min(world.nsim, runs - start)
-        wave = seeds[start : start + world.nsim]
-        played = _play_wave(policy, world, wave, wanted, on_step)
-        waves.append(_first(played, wanted * players))
-    return _joined(waves)
-
-
-def _play_wave(
-    policy: Policy, world: World, seeds: Sequence[int], wanted: int, on_step: Callable[[int], None]
-) -> Runs:
     world.reset(seeds)
     policy.reset(world, seeds)
-    shape, used = (world.nlane, world.horizon), world.task.action_size
-    actions = np.zeros((*shape, world.schema.action_size), np.float32)
-    rewards = np.full(shape, np.nan, np.float32)
+    shape, used, players = (world.nlane, world.horizon), world.task.action_size, world.task.players
+    actions = np.zeros((*shape, used), np.float32)
+    rewards, values = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     returns, steps = np.zeros(world.nlane), np.zeros(world.nlane, np.int64)
     completion, active = Completion(world.nlane), np.ones(world.nlane, bool)
+    outcomes: list[str | None] = [None] * world.nlane
+    applied = np.zeros((world.nlane, world.schema.action_size), np.float32)
     observation = world.observe()
     while active.any():
         t = world.time
         # a diverged lane's NaN stays in it, and must not reach the simulator's checks
         with np.errstate(invalid="ignore", over="ignore"):
             observation = world.observe(observation.state, observation.pixels)
-            actions[active, t, :used] = act(policy, observation, world)[active, :used]
-            step = world.step(actions[:, t])
+            applied[:, :used] = np.where(
+                active[:, None], act(policy, observation, world)[:, :used], 0.0
+            )
+            step = world.step(applied)
+        actions[:, t] = applied[:, :used]
         rewards[active, t] = step.reward[active]
+        value = getattr(policy, "value", None)
+        if value is not None:
+            values[active, t] = value[active]
         returns += np.where(active, step.reward, 0.0)
         steps += active
         completion.update(
             np.where(active, step.success, 0).astype(np.uint8), step.terminated, t
         )
-        active &= ~(step.terminated | step.truncated)
-        on_step(wanted)
-    on_step(wanted * (world.horizon - world.time))  # a wave that ended early counts in full
-    sims = [lane // world.task.players for lane in range(world.nlane)]
+        ended = active & (step.terminated | step.truncated)
+        for lane in np.flatnonzero(ended).tolist():
+            outcomes[lane] = outcome(step.success, lane, players)
+        active &= ~ended
+        on_step(world.nsim)
+    on_step(world.nsim * (world.horizon - world.time))  # a wave that ended early counts in full
+    sims = [lane // players for lane in range(world.nlane)]
     causes = tuple(world.causes[sim] for sim in sims)
     failed = np.array([bool(cause) for cause in causes])
     return Runs(
-        world.task.name, world.task.level, world.horizon, tuple(seeds[sim] for sim in sims),
-        returns, np.where(failed, -1, completion.step), steps, causes, actions, rewards,
+        world.task.name, world.task.level, players, world.horizon,
+        tuple(seeds[sim] for sim in sims), returns, np.where(failed, -1, completion.step), steps,
+        causes, tuple(outcomes), actions, rewards, None if np.isnan(values).all() else values,
     )  # fmt: skip
 
 
-def _first(runs: Runs, count: int) -> Runs:
-    return _map(lambda values: values[:count], runs)
-
-
-def _joined(waves: Sequence[Runs]) -> Runs:
-    return _map(_concatenated, *waves)
-
-
-def _concatenated(*values: Any) -> Any:
-    if isinstance(values[0], tuple):
-        return tuple(itertools.chain(*values))
-    return np.concatenate(values)
-
-
-def _map(change: Callable[..., Any], *runs: Runs) -> Runs:
-    """Runs whose every per-run field is `change` of the given ones' fields."""
-    fields = ("seeds", "returns", "completion_step", "steps", "causes", "actions", "rewards")
-    return replace(runs[0], **{n: change(*(getattr(r, n) for r in runs)) for n in fields})
+def play_runs(policy: Policy, world: World, runs: int, seed: int) -> Runs:
+    """Play an evaluation's first runs, as many as the world has simulations."""
+    assert runs == world.nsim
+    return play_wave(policy, world, evaluation_seeds(seed, runs))

@@ -10,46 +10,49 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..generate.registry import held_out, task_class
+from ..generate.registry import held_out
 from ..shards import storage
 from ..shards.console import console
 from ..shards.errors import CheckpointError, PalaestraError
 from ..train.log import EVALUATIONS, TENSORBOARD, read_lines
 from ..train.places import MARKER, SETTINGS, checkpoint_url, complete_checkpoints
-from .baselines import load_baselines
-from .evaluation import Cell, Evaluation, Pair, Settings, evaluate, require_fitting
-from .players import load_players
-from .statistics import normalised
+from .entrants import Pair, find_entrants
+from .evaluation import Evaluation, assemble, record, require_fitting
+from .opponents import find_opponents
+from .pairs import matches
+from .scores import CellScores, MatchScores
+from .settings import Settings
 from .table import print_table
 
 POLL_S = 30.0  # between looks for a new checkpoint
 
 
 def watched_pairs(chosen: Iterable[Pair]) -> tuple[Pair, ...]:
-    """The held-out tasks of one player, then the chosen ones."""
-    alone = (pair for pair in held_out() if task_class(pair[0]).players == 1)
-    return tuple(dict.fromkeys((*alone, *chosen)))
+    """The held-out tasks, then the chosen ones."""
+    return tuple(dict.fromkeys((*held_out(), *chosen)))
 
 
-def follow(run: str, settings: Settings) -> None:
+def follow(run: str, settings: Settings, history: str, workers: int | None = None) -> None:
     """Score the run's complete checkpoints as they come, until that of its last update.
 
-    `settings` say what is played; its policies are filled in. Raises CheckpointError where no run
-    is, SchemaMismatchError for a task that the checkpoints do not fit.
+    `settings` say what is played; policies and opponents are filled in, by `history` as
+    `find_entrants` takes it. Raises CheckpointError where no run is, SchemaMismatchError for
+    checkpoints that do not fit this version's tasks.
     """
     last = _last_update(run)
     done = {_key(line) for line in read_lines(storage.join(run, EVALUATIONS))}
+    ways = tuple(way for way in (True, False) if history in ("both", "on" if way else "off"))
     while True:
         updates = complete_checkpoints(run)
-        wanted = {update: _left(update, settings, done) for update in updates}
+        wanted = {update: _left(update, settings, ways, done) for update in updates}
         update = next((update for update in updates if wanted[update]), None)
         if update is not None:
             mine = dataclasses.replace(settings, tasks=wanted[update])
-            done |= {_key(line) for line in _score(run, update, mine)}
+            done |= {_key(line) for line in _score(run, update, mine, history, workers)}
         elif updates and updates[-1] >= last:
             return
         else:
@@ -68,48 +71,66 @@ def _key(line: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(line[name] for name in ("update", "task", "level", "runs", "history", "seed"))
 
 
-def _left(update: int, settings: Settings, done: set[tuple[Any, ...]]) -> tuple[Pair, ...]:
-    """The tasks and levels that no line has for this checkpoint."""
-    how = (settings.runs, settings.history, settings.seed)
-    return tuple(pair for pair in settings.tasks if (update, *pair, *how) not in done)
+def _left(
+    update: int, settings: Settings, ways: Iterable[bool], done: set[tuple[Any, ...]]
+) -> tuple[Pair, ...]:
+    """The tasks and levels that lack a line for this checkpoint."""
+    keys = {
+        pair: [(update, *pair, settings.runs, way, settings.seed) for way in ways]
+        for pair in settings.tasks
+    }
+    return tuple(pair for pair in settings.tasks if not done.issuperset(keys[pair]))
 
 
-def _score(run: str, update: int, settings: Settings) -> list[dict[str, Any]]:
+def _score(
+    run: str, update: int, settings: Settings, history: str, workers: int | None
+) -> list[dict[str, Any]]:
     """Play a checkpoint and write what came of it; nothing if it was deleted meanwhile."""
     url = checkpoint_url(run, update)
     try:
-        players = load_players([url], settings.history)
+        found = find_entrants([url], history)
+        require_fitting(found.entrants, found.schemas)
+        opponents = find_opponents(None, found.entrants) if matches(settings.tasks) else ()
+        mine = dataclasses.replace(settings, policies=found.entrants, opponents=opponents)
+        evaluation = assemble(mine, record(mine, workers))
     except PalaestraError:
         if storage.exists(storage.join(url, MARKER)):
             raise
         return []  # a newer one is complete
-    import torch  # after the player, which says how its threads wait
-
-    torch.set_num_threads(settings.threads)
-    require_fitting(players, settings.tasks)
-    policies = tuple({"name": p.name, "source": p.source, "update": p.update} for p in players)
-    found = evaluate(dataclasses.replace(settings, policies=policies), players, None)
-    lines = [_line(update, settings, cell) for cell in found.cells]
+    lines = list(_lines(update, evaluation))
     _plot(run, update, lines)
     _add(storage.join(run, EVALUATIONS), lines)
-    _tell(update, found)
+    console.print(f"update {update}:")
+    print_table(evaluation)
     return lines
 
 
-def _line(update: int, settings: Settings, cell: Cell) -> dict[str, Any]:
-    """A cell as in results.json, normalised between the baselines that come with the code."""
-    low, high = _baseline(cell, "random"), _baseline(cell, "expert")
+def _lines(update: int, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """A line for each cell; for a policy's matches one against each opponent."""
+    history = {policy.name: policy.history for policy in evaluation.settings.policies}
+
+    def about(row: CellScores | MatchScores) -> dict[str, Any]:
+        return {
+            "update": update, "task": row.task, "level": row.level,
+            "history": history[row.policy], "seed": evaluation.settings.seed,
+        }  # fmt: skip
+
+    yield from (about(cell) | _cell(cell) for cell in evaluation.cells)
+    yield from (about(match) | _match(match) for match in evaluation.matches)
+
+
+def _cell(cell: CellScores) -> dict[str, Any]:
+    scores = dataclasses.asdict(cell.scores)
+    return {"normalised": cell.normalised, "diverged": cell.diverged, **scores}
+
+
+def _match(match: MatchScores) -> dict[str, Any]:
     return {
-        "update": update, "task": cell.task, "level": cell.level,
-        "history": settings.history, "seed": settings.seed,
-        "normalised": normalised(cell.scores.mean_return.value, low, high),
-        "diverged": cell.diverged, **dataclasses.asdict(cell.scores),
+        "opponent": match.opponent, "runs": match.matches, "wins": match.wins,
+        "draws": match.draws, "losses": match.losses, "diverged": match.diverged,
+        "success": dataclasses.asdict(match.won),
+        "mean_return": dataclasses.asdict(match.mean_return),
     }  # fmt: skip
-
-
-def _baseline(cell: Cell, script: str) -> float | None:
-    row = load_baselines().find(cell.task, cell.level, script)
-    return None if row is None else row.mean_return
 
 
 def _add(url: str, lines: Sequence[dict[str, Any]]) -> None:
@@ -125,17 +146,20 @@ def _plot(run: str, update: int, lines: Sequence[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory(prefix="palaestra-watch-") as folder:
         with SummaryWriter(folder) as board:
             for line in lines:
-                where = f"{line['task']}-{line['level']}"
-                board.add_scalar(f"success/{where}", line["success"]["value"], update)
-                board.add_scalar(f"return/{where}", line["mean_return"]["value"], update)
-                if line["normalised"] is not None:
-                    board.add_scalar(f"normalised/{where}", line["normalised"], update)
+                for name, value in _points(line):
+                    board.add_scalar(name, value, update)
         there = storage.join(run, TENSORBOARD, "evaluate")
         for path in Path(folder).iterdir():
             storage.write_bytes(storage.join(there, path.name), path.read_bytes())
 
 
-def _tell(update: int, found: Evaluation) -> None:
-    mean = sum(cell.scores.success.value for cell in found.cells) / len(found.cells)
-    console.print(f"update {update}: {mean:.0%} of the runs completed")
-    print_table(found)
+def _points(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """What TensorBoard shows of a line."""
+    where = f"{line['task']}-{line['level']}" + ("" if line["history"] else "-no-history")
+    if "opponent" in line:
+        yield f"won/{where}-{line['opponent']}", line["success"]["value"]
+        return
+    yield f"success/{where}", line["success"]["value"]
+    yield f"return/{where}", line["mean_return"]["value"]
+    if line["normalised"] is not None:
+        yield f"normalised/{where}", line["normalised"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..shards.errors import UnknownNameError
 from .recipe import Behaviour
@@ -12,18 +12,25 @@ TRAIN, HELDOUT = "train", "heldout"
 
 
 def pairs(behaviour: Behaviour, where: str = "") -> list[tuple[str, int]]:
-    """Its (task, level) pairs, each once, in the order of its words.
+    """A behaviour's (task, level) pairs, as `chosen_pairs`."""
+    return chosen_pairs(behaviour.tasks, behaviour.levels, where)
+
+
+def chosen_pairs(
+    words: Sequence[str], levels: Sequence[int], where: str = ""
+) -> list[tuple[str, int]]:
+    """(task, level) pairs, each once, in the order of the words.
 
     A task named by itself must have every level, else ConfigError; a group leaves out levels that
     a task lacks. Families and `train` leave out what is held out of training, `heldout` all else.
     UnknownNameError for a word that is neither.
     """
     return list(dict.fromkeys(
-        pair for word in behaviour.tasks for pair in _pairs_of(word, behaviour.levels, where)
+        pair for word in words for pair in _pairs_of(word, levels, where)
     ))  # fmt: skip
 
 
-def _pairs_of(word: str, levels: tuple[int, ...], where: str) -> Iterator[tuple[str, int]]:
+def _pairs_of(word: str, levels: Sequence[int], where: str) -> Iterator[tuple[str, int]]:
     classes = task_classes()
     groups = {cls.family for cls in classes.values()} | {TRAIN, HELDOUT}
     if word in classes:

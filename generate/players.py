@@ -122,3 +122,8 @@ def load(player: Player) -> Policy:
     for oldest in list(_loaded)[:-KEPT]:
         del _loaded[oldest]
     return policy
+
+
+def forget() -> None:
+    """Let go of the policies in memory; what is loaded next is read anew."""
+    _loaded.clear()

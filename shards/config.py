@@ -31,8 +31,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, found {value!r}")
-        inner = get_args(hint)[0]
-        return tuple(_convert(inner, v, f"{where}[{i}]") for i, v in enumerate(value))
+        inners = get_args(hint)
+        if inners[-1] is Ellipsis:
+            inners = inners[:1] * len(value)
+        if len(inners) != len(value):
+            raise ConfigError(f"{where}: expected {len(inners)} entries, found {value!r}")
+        pairs = enumerate(zip(inners, value, strict=True))
+        return tuple(_convert(inner, v, f"{where}[{i}]") for i, (inner, v) in pairs)
     if origin is types.UnionType:
         if value is None and type(None) in get_args(hint):
             return None

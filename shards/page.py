@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from html import escape
 
 CSS = """
+html { color-scheme: light; -webkit-text-size-adjust: 100%; }
 :root { --ink: #202a37; --muted: #5d6876; --line: #e3e7ec; --page: #f6f7f9; --card: #fff; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -48,7 +49,18 @@ pre { background: #202a37; color: #eef1f5; border-radius: 10px; padding: 15px 18
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 22px; margin: 0;
   font-size: 13.5px; }
 dt { color: var(--muted); }
-dd { margin: 0; overflow-wrap: anywhere; }
+dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
+@media (max-width: 640px) {
+  main { padding: 28px 12px 48px; }
+  h1 { font-size: 24px; }
+  .card { padding: 14px 12px; }
+  dl { grid-template-columns: minmax(0, 1fr); }
+  dd { margin-bottom: 8px; }
+}
+@media print {
+  body { background: #fff; }
+  .card { overflow: visible; }
+}
 """
 
 
@@ -66,10 +78,11 @@ def page(kind: str, title: str, lede: str, parts: Iterable[str], css: str = "") 
     )
 
 
-def section(title: str, content: str, note: str = "") -> str:
-    """A heading, a note (HTML) and the content on a card."""
+def section(title: str, content: str, note: str = "", anchor: str = "") -> str:
+    """A heading, which links may name by its `anchor`, a note (HTML) and the content on a card."""
     shown = f'<p class="note">{note}</p>\n' if note else ""
-    return f'<h2>{escape(title)}</h2>\n{shown}<div class="card">{content}</div>'
+    mark = f' id="{escape(anchor)}"' if anchor else ""
+    return f'<h2{mark}>{escape(title)}</h2>\n{shown}<div class="card">{content}</div>'
 
 
 def dot(colour: str) -> str:

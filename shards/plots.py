@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from html import escape
 from typing import Any
 
 from matplotlib import rc_context
@@ -46,10 +47,14 @@ def legend(figure: Figure, panel: Axes) -> None:
     )
 
 
-def svg(figure: Figure, salt: str) -> str:
-    """The figure as an <svg> element; `salt` keeps its ids apart from other figures'."""
+def svg(figure: Figure, salt: str, told: str = "") -> str:
+    """The figure as an <svg> element; `salt` keeps its ids apart from other figures'.
+
+    `told` is what it shows, for those who do not see it; by default the salt.
+    """
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{salt}"', 1)
+    label = escape(told or salt)
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

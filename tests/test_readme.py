@@ -55,7 +55,8 @@ def test_the_four_commands_and_the_agent(tmp_path: Path) -> None:
     assert "report: runs/small/report.html" in output
     assert (tmp_path / "runs/small/report.html").stat().st_size > 100_000
     agent, environments = blocks("python")
-    run(["python", "-c", agent + "\nassert step.truncated.all()"], tmp_path)
+    # an episode ends at step 256, and the next begins
+    run(["python", "-c", agent + "\nassert envs.unwrapped.world.elapsed.max() < 50"], tmp_path)
     run(["python", "-c", environments + "\nassert observation['pixels'].any()"], tmp_path)
 
 

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluate_runs import fails, played, write_checkpoint
 from palaestra.evaluate import watch
 from palaestra.evaluate.baselines import load_baselines
-from palaestra.evaluate.evaluation import Settings, evaluate
-from palaestra.evaluate.players import load_players
+from palaestra.evaluate.entrants import find_entrants
+from palaestra.evaluate.settings import Settings
 from palaestra.evaluate.watch import follow, watched_pairs
 from palaestra.shards.errors import CheckpointError
 from palaestra.train.places import checkpoint_url
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_evaluate import fails, write_checkpoint
 from waiting import wait_for
 
 LEVER = ("lever", 1)
-SETTINGS = Settings((), (LEVER,), 3, True, 0, 3, 1)
+SETTINGS = Settings((), (LEVER,), (), 3, 0, 3)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_each_checkpoint_is_scored_once_and_the_last_ends_it(run: str) -> None:
 
     trainer = threading.Thread(target=train_on)
     trainer.start()
-    follow(run, SETTINGS)
+    follow(run, SETTINGS, "on")
     trainer.join()
     assert [(line["update"], line["task"], line["level"]) for line in lines(run)] == [
         (7, *LEVER), (14, *LEVER),
@@ -68,15 +68,17 @@ def test_each_checkpoint_is_scored_once_and_the_last_ends_it(run: str) -> None:
         f"{name}/lever-1" for name in ("success", "return", "normalised")
     }
     before = (Path(run) / "evaluations.jsonl").read_bytes()
-    follow(run, SETTINGS)  # nothing is left
+    follow(run, SETTINGS, "on")  # nothing is left
     assert (Path(run) / "evaluations.jsonl").read_bytes() == before
 
 
-def test_a_line_holds_what_the_report_would(run: str) -> None:
+def test_lines_hold_what_the_report_would(run: str) -> None:
     settings = replace(SETTINGS, seed=5)
-    (line,) = watch._score(run, 7, settings)
-    assert lines(run) == [line]
-    (cell,) = evaluate(settings, load_players([checkpoint_url(run, 7)]), None).cells
+    found = watch._score(run, 7, settings, "both", None)
+    assert lines(run) == found and [line["history"] for line in found] == [True, False]
+    line = found[0]
+    entrants = find_entrants([checkpoint_url(run, 7)]).entrants
+    (cell,) = played(replace(settings, policies=entrants)).cells
     assert {name: line[name] for name in asdict(cell.scores)} == asdict(cell.scores)
     rows = [load_baselines().find(*LEVER, script) for script in ("random", "expert")]
     low, high = (row.mean_return for row in rows if row is not None)
@@ -91,21 +93,35 @@ def test_a_killed_watcher_goes_on_and_plays_only_what_is_missing(run: str) -> No
     whole = [json.dumps(there | {"level": level}) for level in (1, 2, 3)]
     (Path(run) / "evaluations.jsonl").write_text("\n".join([*whole, whole[0][:20]]))
     tasks = tuple(("lever", level) for level in (1, 2, 3))
-    follow(run, replace(SETTINGS, tasks=(*tasks, ("reach", 1))))
+    follow(run, replace(SETTINGS, tasks=(*tasks, ("reach", 1))), "on")
     found = watch.read_lines(f"{run}/evaluations.jsonl")
     assert [(line["task"], line["level"]) for line in found] == [*tasks, ("reach", 1)]
 
 
 def test_a_checkpoint_that_is_deleted_meanwhile_is_left_out(run: str) -> None:
-    assert watch._score(run, 3, SETTINGS) == []
-    (Path(checkpoint_url(run, 7)) / "weights.safetensors").write_bytes(b"damaged")
+    assert watch._score(run, 3, SETTINGS, "on", None) == []
+    (Path(checkpoint_url(run, 7)) / "weights.safetensors").write_bytes(b"damaged " * 8)
     with pytest.raises(CheckpointError, match="not weights of ours"):
-        follow(run, SETTINGS)
+        follow(run, SETTINGS, "on")
 
 
 def test_held_out_tasks_come_before_the_chosen_ones() -> None:
     pairs = watched_pairs((("reach", 2), LEVER))
-    assert pairs == (LEVER, ("lever", 2), ("lever", 3), ("maze", 3), ("reach", 2))
+    balls, levers = ([(task, level) for level in (1, 2, 3)] for task in ("ball", "lever"))
+    assert pairs == (*balls, *levers, ("maze", 3), ("reach", 2))
+
+
+def test_matches_are_scored_against_each_anchor(run: str) -> None:
+    found = watch._score(run, 7, replace(SETTINGS, tasks=(("sumo", 1),)), "on", None)
+    assert [line["opponent"] for line in found] == ["random", "weak", "medium", "strong"]
+    for line in found:
+        assert line["wins"] + line["draws"] + line["losses"] == line["runs"] == 3
+        assert line["success"]["value"] == line["wins"] / 3
+    events = EventAccumulator(f"{run}/tensorboard/evaluate").Reload()
+    assert "won/sumo-1-strong" in events.Tags()["scalars"]
+    assert watch._left(7, replace(SETTINGS, tasks=(("sumo", 1),)), [True], {
+        watch._key(line) for line in found
+    }) == ()  # fmt: skip
 
 
 def test_what_cannot_be_watched_is_one_line(

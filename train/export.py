@@ -17,10 +17,15 @@ from torch import Tensor
 
 from ..shards import storage
 from ..shards.errors import CheckpointError
+from ..shards.faults import naming
+from ..shards.retry import retried
 from ..shards.schema import INSTRUCTION_BYTES, Schema
 from .config import TrainConfig
 from .model import PolicyValueNetwork, Shapes
 from .places import MARKER, WEIGHTS, checkpoint_url, complete_checkpoints
+
+LONGEST_HEADER = 100_000_000  # bytes, that safetensors reads
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -82,27 +87,49 @@ def read_metadata(url: str) -> Metadata:
     """What a weights file tells of itself, by its header alone; CheckpointError if not ours."""
     try:
         length = int.from_bytes(storage.read_range(url, 0, 8), "little")
-        return _metadata(storage.read_range(url, 8, 8 + length), url)
-    except (ValueError, KeyError, OverflowError) as error:
+        if length > LONGEST_HEADER:
+            raise ValueError(f"a header of {length:,} bytes")
+        return _metadata(_told(storage.read_range(url, 8, 8 + length)), url)
+    except (ValueError, KeyError) as error:
         raise CheckpointError(f"{url}: not weights of ours ({error!r})") from error
 
 
 def read_weights(url: str) -> Exported:
-    """Read exported weights; CheckpointError names the file if they are not ours."""
+    """Read exported weights; CheckpointError names the file if they are not ours.
+
+    A local file's weights are views of the file, and take no memory until they are used.
+    """
     where = find_weights(url)
-    data = storage.read_bytes(where)
+    path = storage.local_path(where)
     try:
-        length = int.from_bytes(data[:8], "little")
-        metadata = _metadata(data[8 : 8 + length], where)
-        weights = safetensors.torch.load(data)
+        if path is not None:
+            told, weights, digest = _map_local(path, where)
+        else:
+            data = storage.read_bytes(where)
+            told = _told(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            weights, digest = safetensors.torch.load(data), hashlib.sha256(data).hexdigest()
+        metadata = _metadata(told, where)
     except (ValueError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{where}: not weights of ours ({error!r})") from error
-    digest = hashlib.sha256(data).hexdigest()
     return Exported(**vars(metadata), weights=weights, url=where, sha256=digest)
 
 
-def _metadata(header: bytes, where: str) -> Metadata:
-    metadata = json.loads(json.loads(header)["__metadata__"]["palaestra"])
+@retried
+def _map_local(path: Path, where: str) -> tuple[str, dict[str, Tensor], str]:
+    """What the header tells, the mapped weights, and the sha256 of the file's bytes."""
+    with naming(where), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with safetensors.safe_open(path, framework="pt") as mapped:
+        told = (mapped.metadata() or {})["palaestra"]
+        return told, {name: mapped.get_tensor(name) for name in mapped.keys()}, digest  # noqa: SIM118
+
+
+def _told(header: bytes) -> str:
+    return str(json.loads(header)["__metadata__"]["palaestra"])
+
+
+def _metadata(told: str, where: str) -> Metadata:
+    metadata = json.loads(told)
     return Metadata(
         TrainConfig.from_json(metadata["config"], where),
         Schema.from_json(metadata["schema"], where),
@@ -111,18 +138,28 @@ def _metadata(header: bytes, where: str) -> Metadata:
     )
 
 
-def build_network(exported: Exported, where: str) -> PolicyValueNetwork:
-    """The network in fp32 with the exported weights, ready for inference."""
-    network = PolicyValueNetwork(
-        exported.config.model, shapes_of(exported.schema), exported.config.inputs.split("+")
-    )
-    weights = {name: w.float() for name, w in exported.weights.items()}
+def build_network(
+    exported: Exported, where: str, precision: str = "fp32", device: torch.device | str = "cpu"
+) -> PolicyValueNetwork:
+    """The network with the exported weights, ready for inference.
+
+    In bf16 its parameters are, and the state's statistics stay in fp32, as in training. No weight
+    is there twice: each goes from the file to the device as it will be used.
+    """
+    with torch.device("meta"):  # sizes without memory
+        network = PolicyValueNetwork(
+            exported.config.model, shapes_of(exported.schema), exported.config.inputs.split("+")
+        )
+    dtypes = dict.fromkeys(exported.weights, PRECISIONS[precision])
+    dtypes |= {name: torch.float32 for name, _ in network.named_buffers()}
+    # copied in any case: a file's bytes lie askew in memory, which may cost time and move last bits
+    weights = {n: w.to(device, dtypes[n], copy=True) for n, w in exported.weights.items()}
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()  # the others only announce it
         raise CheckpointError(f"{where}: weights do not fit their own config: {reason}") from error
-    return network.eval().requires_grad_(False).to(torch.float32)
+    return network.eval().requires_grad_(False)
 
 
 def shapes_of(schema: Schema) -> Shapes:
