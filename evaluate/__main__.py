@@ -57,7 +57,7 @@ class Arguments:
     """Whether learned policies see their past actions; `both` plays them each way."""
     seed: int = 0
     """Of the runs and of the bootstrap."""
-    width: int = 50
+    width: int = 100
     """Simulations in lockstep; a learned policy's last bits depend on it."""
     workers: int | None = None
     """Processes; by default one per core, or per GPU for networks."""
@@ -85,7 +85,7 @@ class CompareArguments:
     """Levels of each task."""
     seed: int = 0
     """Of the runs and of the bootstrap, unless an evaluation says it."""
-    width: int = 50
+    width: int = 100
     """Simulations in lockstep, unless an evaluation says it."""
     workers: int | None = None
     """Processes; by default one per core, or per GPU for networks."""

@@ -23,7 +23,7 @@ from .episodes import completion_steps
 from .evaluation import record, require_fitting
 from .output import RESULTS, read
 from .pairs import alone, choose_pairs
-from .scores import baseline_return, interval_generator
+from .scores import interval_generator, span
 from .settings import Settings
 from .statistics import Estimate, censored_steps, paired_difference, stratified_difference
 from .table import pair_name
@@ -153,8 +153,8 @@ def _columns(rows: pl.DataFrame, task: str) -> Columns:
 
 def _span(pair: Pair) -> float | None:
     """From the mean return of random play to that of the expert."""
-    low, high = (baseline_return(pair, script) for script in ("random", "expert"))
-    return None if low is None or high is None or low == high else high - low
+    ends = span(pair)
+    return None if ends is None else ends[1] - ends[0]
 
 
 def _by_task(
@@ -164,10 +164,10 @@ def _by_task(
         estimates = {
             name: paired_difference(b[name], a[name], interval_generator(seed)) for name in a
         }
-        returns, span = estimates["return"], _span(pair)
+        returns, scale = estimates["return"], _span(pair)
         normal = None
-        if span is not None:
-            normal = Estimate(returns.value / span, returns.low / span, returns.high / span)
+        if scale is not None:
+            normal = Estimate(returns.value / scale, returns.low / scale, returns.high / scale)
         runs = len(a["success"])
         yield Difference((pair,), runs, estimates["success"], returns, normal, estimates["steps"])
 
@@ -181,7 +181,7 @@ def _over_all(found: dict[Pair, tuple[Columns, Columns]], seed: int) -> Differen
         )  # fmt: skip
 
     spans = {pair: _span(pair) for pair in found}
-    known = {pair: span for pair, span in spans.items() if span is not None}
+    known = {pair: scale for pair, scale in spans.items() if scale is not None}
     one = dict.fromkeys(found, 1.0)
     runs = sum(len(a["success"]) for a, _ in found.values())
     normal = over("return", known) if known else None

@@ -155,9 +155,9 @@ def _results(
     work: Callable[[Wave, Callable[[int], None]], Recorded], waves: Sequence[Wave],
     workers: int | None, advance: Callable[[int, Wave], None],
 ) -> Iterator[tuple[Wave, Recorded]]:  # fmt: skip
-    # the longest first, so that no worker ends long after the others; a policy's waves together,
+    # the longest first, so that no worker ends long after the others; a network's waves together,
     # so that it is loaded once
-    order = sorted(waves, key=lambda w: (repr(w.players), -steps_of(w)))
+    order = sorted(waves, key=lambda wave: (_networks(wave), -steps_of(wave)))
     fitting = 1 + sum(map(steps_of, waves)) // STEPS_PER_WORKER
     count = min(workers or len(os.sched_getaffinity(0)), fitting, len(waves))
     if count == 1:
@@ -173,6 +173,10 @@ def _results(
                 advance(event.amount, event.item)
             elif isinstance(event, Finished):
                 yield event.item, event.result
+
+
+def _networks(wave: Wave) -> str:
+    return repr([player for player in wave.players if not player.scripted])
 
 
 def _swapped(advance: Callable[[int, Wave], None], wave: Wave, amount: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,10 +12,10 @@ import polars as pl
 from ..generate.registry import task_class
 from .baselines import load_baselines
 from .entrants import Pair
-from .episodes import completion_steps
+from .episodes import KEY, completion_steps
 from .play import Cell
 from .settings import Settings
-from .statistics import Estimate, Scores, bootstrap_mean, normalised, score, wilson
+from .statistics import Array, Estimate, Scores, bootstrap_mean, score_each, wilson
 
 INTERVAL_STREAM = 2  # of Philox keys; worlds and policies draw from 0 and 1
 
@@ -65,27 +67,42 @@ def interval_generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array((seed, INTERVAL_STREAM), np.uint64)))
 
 
-def baseline_return(pair: Pair, script: str) -> float | None:
-    """The mean return of `random` or `expert`, as kept with the code."""
-    row = load_baselines().find(*pair, script)
-    return None if row is None else row.mean_return
+def span(pair: Pair) -> tuple[float, float] | None:
+    """Mean returns of random play and of the expert, as kept with the code; None if not apart."""
+    rows = [load_baselines().find(*pair, script) for script in ("random", "expert")]
+    low, high = (None if row is None else row.mean_return for row in rows)
+    return None if low is None or high is None or low == high else (low, high)
+
+
+def normalised_returns(returns: Array, pair: Pair) -> Array | None:
+    """Returns with random play at 0 and the expert at 1; None without the two."""
+    ends = span(pair)
+    return None if ends is None else (returns - ends[0]) / (ends[1] - ends[0])
 
 
 def normalised_return(pair: Pair, value: float) -> float | None:
-    """A return with random play at 0 and the expert at 1."""
-    return normalised(value, baseline_return(pair, "random"), baseline_return(pair, "expert"))
+    """One return, as `normalised_returns`."""
+    found = normalised_returns(np.array(value), pair)
+    return None if found is None else float(found)
 
 
-def score_cell(cell: Cell, rows: pl.DataFrame, seed: int) -> CellScores:
-    """Scores of a policy's runs."""
-    task, level = cell.pair
-    scores = score(
-        rows["return"].to_numpy(), completion_steps(rows), task_class(task).horizon,
-        interval_generator(seed),
-    )  # fmt: skip
-    value = normalised_return(cell.pair, scores.mean_return.value)
-    diverged = int((rows["cause"] != "").sum())
-    return CellScores(cell.entrant.name, task, level, scores, value, diverged)
+def score_cells(
+    cells: Sequence[Cell], rows: Sequence[pl.DataFrame], seed: int
+) -> list[CellScores]:
+    """Scores of policies' runs, all of the same number."""
+    if not cells:
+        return []
+    returns = np.stack([r["return"].to_numpy() for r in rows])
+    completed = np.stack([completion_steps(r) for r in rows])
+    horizons = [task_class(cell.pair[0]).horizon for cell in cells]
+    found = score_each(returns, completed, horizons, interval_generator(seed))
+    return [
+        CellScores(
+            cell.entrant.name, *cell.pair, scores,
+            normalised_return(cell.pair, scores.mean_return.value), int((r["cause"] != "").sum()),
+        )
+        for cell, r, scores in zip(cells, rows, found, strict=True)
+    ]  # fmt: skip
 
 
 def score_matches(cell: Cell, rows: pl.DataFrame, seed: int) -> MatchScores:
@@ -106,14 +123,18 @@ def score_all(
     settings: Settings, frame: pl.DataFrame
 ) -> tuple[list[CellScores], list[MatchScores]]:
     """Scores of every cell, by policy and task."""
-    alone: list[CellScores] = []
-    matches: list[MatchScores] = []
-    narrow = frame.select(pl.exclude("actions", "rewards", "values"))
-    parts = narrow.partition_by("policy", "opponent", "task", "level", as_dict=True)
-    for cell in settings.cells():
-        rows = parts[cell.entrant.name, cell.rival, *cell.pair]
-        if cell.opponent is None:
-            alone.append(score_cell(cell, rows, settings.seed))
-        else:
-            matches.append(score_matches(cell, rows, settings.seed))
-    return alone, matches
+    parts = cells_of(frame)
+    cells = settings.cells()
+    rows = [parts[cell.entrant.name, cell.rival, *cell.pair] for cell in cells]
+    alone = [i for i, cell in enumerate(cells) if cell.opponent is None]
+    matches = [i for i, cell in enumerate(cells) if cell.opponent is not None]
+    return (
+        score_cells([cells[i] for i in alone], [rows[i] for i in alone], settings.seed),
+        [score_matches(cells[i], rows[i], settings.seed) for i in matches],
+    )
+
+
+def cells_of(frame: pl.DataFrame) -> dict[tuple[Any, ...], pl.DataFrame]:
+    """Rows by policy, opponent, task and level, in order, without what was recorded by step."""
+    narrow = frame.select(pl.exclude("actions", "rewards", "values")).sort("run")
+    return narrow.partition_by(*KEY, as_dict=True, maintain_order=True)

@@ -27,7 +27,7 @@ class Settings:
     runs: int = 100
     """Of each policy on each pair, of a match against each opponent."""
     seed: int = 0
-    width: int = 50
+    width: int = 100
     """Simulations in lockstep; a learned policy's bits depend on it."""
     corpus: str | None = None
     corpus_fingerprint: str | None = None

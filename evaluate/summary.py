@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from ..generate.registry import task_class
 from .entrants import Pair
-from .episodes import completion_steps, runs_of
+from .episodes import completion_steps
 from .pairs import alone, unseen
-from .scores import baseline_return, interval_generator
+from .scores import cells_of, interval_generator, normalised_returns, span
 from .settings import Settings
 from .statistics import (
+    Array,
+    Cells,
     Estimate,
     Profile,
+    Resampled,
     censored_steps,
     interquartile_mean,
-    performance_profile,
-    stratified,
+    resample,
 )
 
 ALL, TRAINING, HELD_OUT = "all", "training", "held-out"
 THRESHOLDS = np.linspace(0.0, 1.2, 61)  # of normalised scores
-Cells = list[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -78,58 +78,78 @@ def groups_of(settings: Settings) -> dict[str, tuple[Pair, ...]]:
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Method:
+    """One method's scores on all tasks, drawn again."""
+
+    name: str
+    seeds: int
+    success: Resampled
+    steps: Resampled
+    normalised: Resampled | None
+    scored: tuple[Pair, ...]
+    """The tasks of `normalised`, which have both baselines."""
+
+
 def summarise(settings: Settings, frame: pl.DataFrame) -> list[Summary]:
     """Every method on every group; empty where all tasks are matches."""
+    pairs = alone(settings.tasks)
+    methods = _methods(settings, frame, pairs) if pairs else []
     return [
-        _summary(settings, frame, method, names, group, pairs)
-        for group, pairs in groups_of(settings).items()
-        for method, names in methods_of(settings).items()
+        _summary(method, group, [pairs.index(pair) for pair in chosen], chosen)
+        for group, chosen in groups_of(settings).items()
+        for method in methods
     ]
 
 
 def _summary(
-    settings: Settings, frame: pl.DataFrame, method: str, names: Sequence[str], group: str,
-    pairs: Sequence[Pair],
-) -> Summary:  # fmt: skip
-    def estimate(cells: Cells, interquartile: bool = False) -> Estimate | None:
-        statistic = interquartile_mean if interquartile else np.mean
-        generator = interval_generator(settings.seed)
-        return stratified(cells, statistic, generator) if cells else None
-
-    success, steps = zip(*(_reached(frame, names, pair) for pair in pairs), strict=True)
-    returns = normalised_returns(frame, names, pairs)
-    succeeded, reached = estimate(list(success)), estimate(list(steps))
-    assert succeeded is not None and reached is not None
+    method: _Method, group: str, places: Sequence[int], chosen: Sequence[Pair]
+) -> Summary:
+    normal, scored = None, [i for i, pair in enumerate(method.scored) if pair in chosen]
+    if method.normalised is not None and scored:
+        normal = method.normalised.on(scored)
     return Summary(
-        method, group, len(pairs), len(names), succeeded, reached, estimate(returns, True),
-        estimate(returns),
+        method.name, group, len(chosen), method.seeds, method.success.on(places).estimate(np.mean),
+        method.steps.on(places).estimate(np.mean),
+        None if normal is None else normal.estimate(interquartile_mean),
+        None if normal is None else normal.estimate(np.mean),
     )  # fmt: skip
 
 
-def _reached(
-    frame: pl.DataFrame, names: Sequence[str], pair: Pair
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Whether, and at which share of the horizon, runs (seeds, runs) were completed."""
-    horizon = task_class(pair[0]).horizon
-    rows = [completion_steps(runs_of(frame, name, pair)) for name in names]
-    steps = np.stack([censored_steps(row, horizon) for row in rows])
-    return (np.stack(rows) >= 0).astype(np.float64), steps / horizon
+def _methods(settings: Settings, frame: pl.DataFrame, pairs: Sequence[Pair]) -> list[_Method]:
+    parts = cells_of(frame)
 
+    def columns(names: Sequence[str], pair: Pair) -> tuple[Array, Array]:
+        rows = [parts[name, "", *pair] for name in names]
+        return (
+            np.stack([row["return"].to_numpy() for row in rows]),
+            np.stack([completion_steps(row) for row in rows]),
+        )
 
-def normalised_returns(frame: pl.DataFrame, names: Sequence[str], pairs: Sequence[Pair]) -> Cells:
-    """(seeds, runs) normalised returns of each pair that has both baselines."""
+    def drawn(cells: Cells) -> Resampled | None:
+        return resample(cells, interval_generator(settings.seed)) if cells else None
+
     found = []
-    for pair in pairs:
-        low, high = (baseline_return(pair, script) for script in ("random", "expert"))
-        if low is not None and high is not None and low != high:
-            rows = [runs_of(frame, name, pair)["return"].to_numpy() for name in names]
-            found.append((np.stack(rows) - low) / (high - low))
+    for method, names in methods_of(settings).items():
+        returns, completed = zip(*(columns(names, pair) for pair in pairs), strict=True)
+        success = drawn([(steps >= 0).astype(np.float64) for steps in completed])
+        horizons = [task_class(task).horizon for task, _ in pairs]
+        steps = drawn([
+            censored_steps(c, horizon) / horizon
+            for c, horizon in zip(completed, horizons, strict=True)
+        ])  # fmt: skip
+        scored = tuple(pair for pair in pairs if span(pair) is not None)
+        normal = [normalised_returns(r, p) for r, p in zip(returns, pairs, strict=True)]
+        assert success is not None and steps is not None
+        found.append(_Method(
+            method, len(names), success, steps, drawn([n for n in normal if n is not None]), scored
+        ))  # fmt: skip
     return found
 
 
 def profiles(settings: Settings, frame: pl.DataFrame) -> Iterator[tuple[str, Profile]]:
     """Each method's share of (seed, task) scores above every threshold, over all tasks."""
-    for method, names in methods_of(settings).items():
-        cells = normalised_returns(frame, names, alone(settings.tasks))
-        if cells:
-            yield method, performance_profile(cells, THRESHOLDS, interval_generator(settings.seed))
+    pairs = alone(settings.tasks)
+    for method in _methods(settings, frame, pairs) if pairs else ():
+        if method.normalised is not None:
+            yield method.name, method.normalised.profile(THRESHOLDS)

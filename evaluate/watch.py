@@ -23,7 +23,7 @@ from ..train.places import MARKER, SETTINGS, checkpoint_url, complete_checkpoint
 from .entrants import Pair, find_entrants
 from .evaluation import Evaluation, assemble, record, require_fitting
 from .opponents import find_opponents
-from .pairs import matches
+from .pairs import alone, matches
 from .scores import CellScores, MatchScores
 from .settings import Settings
 from .table import print_table
@@ -32,8 +32,10 @@ POLL_S = 30.0  # between looks for a new checkpoint
 
 
 def watched_pairs(chosen: Iterable[Pair]) -> tuple[Pair, ...]:
-    """The held-out tasks, then the chosen ones."""
-    return tuple(dict.fromkeys((*held_out(), *chosen)))
+    """The held-out tasks, then the chosen ones; held-out matches only where a match is chosen."""
+    chosen = tuple(chosen)
+    hidden = held_out() if matches(chosen) else alone(held_out())
+    return tuple(dict.fromkeys((*hidden, *chosen)))
 
 
 def follow(run: str, settings: Settings, history: str, workers: int | None = None) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..shards.errors import ConfigError, PalaestraError, UnknownNameError
+from ..shards.schema import Schema
 from .recipe import SCRIPTED
 from .rollout import Policy, seat
 from .slots import ACTION_SIZE
+from .task import Task
 from .world import Observation, World, generators
 
 
@@ -48,8 +51,21 @@ class Expert:
         return np.clip(action, -1.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Seats:
+    """Some lanes of a world, one in each simulation, for a policy that only observes."""
+
+    nlane: int
+    schema: Schema
+    task: Task
+
+
 class Match:
-    """Gives each player of a match a policy of its own."""
+    """Gives each player of a match a policy of its own.
+
+    A policy that says `observes_only` is shown its own lanes alone, which for a network is half
+    the work; others look at the world itself.
+    """
 
     def __init__(self, policies: Sequence[Policy], alternate: bool = False) -> None:
         """The first policy is player 0; if they `alternate`, in every other match player 1."""
@@ -64,16 +80,30 @@ class Match:
                 f"and {len(self.policies)} policies were given"
             )
         sim, player = np.divmod(np.arange(world.nlane), players)
-        self.seat = seat(sim, player, players) if self.alternate else player
-        for policy in self.policies:
-            policy.reset(world, seeds)
+        places = seat(sim, player, players) if self.alternate else player
+        self.lanes = [np.flatnonzero(places == number) for number in range(players)]
+        for policy, own in zip(self.policies, self.lanes, strict=True):
+            seats = Seats(len(own), world.schema, world.task)
+            policy.reset(seats if _observes_only(policy) else world, seeds)  # type: ignore[arg-type]
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
         action = np.empty((len(observation.state), ACTION_SIZE), np.float32)
-        for number, policy in enumerate(self.policies):
-            own = self.seat == number
-            action[own] = policy.act(observation)[own]
+        for policy, own in zip(self.policies, self.lanes, strict=True):
+            if _observes_only(policy):
+                action[own] = policy.act(_seen_by(observation, own))
+            else:
+                action[own] = policy.act(observation)[own]
         return action
+
+
+def _observes_only(policy: Policy) -> bool:
+    return bool(getattr(policy, "observes_only", False))
+
+
+def _seen_by(observation: Observation, lanes: NDArray[np.intp]) -> Observation:
+    pixels = None if observation.pixels is None else observation.pixels[lanes]
+    told = [observation.instruction[lane] for lane in lanes]
+    return Observation(observation.state[lanes], pixels, told)
 
 
 def _draw(world: World, seeds: Sequence[int], kind: str) -> NDArray[np.float32]:

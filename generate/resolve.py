@@ -114,7 +114,8 @@ def add_members(
     policies = dict(recipe.policies)
     for i, member in enumerate(members):
         place = f"{recipe.league}: members[{i}]"
-        check_name(member.name, place)
+        if member.name != "random" or member.policy != "random":  # the anchor is what recipes mean
+            check_name(member.name, place)
         check_player(member.player, place, allow_code)
         if member.name in policies:
             raise ConfigError(f"{place}: {member.name!r} is also a policy of {where}")

@@ -41,7 +41,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is types.UnionType:
         if value is None and type(None) in get_args(hint):
             return None
-        hint = next(h for h in get_args(hint) if h is not type(None))
+        return _convert(next(h for h in get_args(hint) if h is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a table, found {value!r}")

@@ -581,8 +581,8 @@ def test_two_agents_play_a_match(url: str, flat: str) -> None:
     for _ in range(20):
         seen = world.observe()
         action, own = match.act(seen), [policy.act(seen) for policy in alone]
-        assert np.array_equal(action[0::2], own[0][0::2])
-        assert np.array_equal(action[1::2], own[1][1::2])
+        for player in (0, 1):  # to the rounding of a narrower batch
+            np.testing.assert_allclose(action[player::2], own[player][player::2], atol=1e-4)
         world.step(action)
 
 

@@ -23,6 +23,7 @@ from palaestra.evaluate.evaluation import record
 from palaestra.evaluate.pairs import choose_pairs, unseen
 from palaestra.evaluate.play import waves_of
 from palaestra.evaluate.runs import Runs, evaluation_seeds, play_wave
+from palaestra.evaluate.scores import normalised_returns, span
 from palaestra.evaluate.settings import Settings
 from palaestra.generate.plan import episode_seed
 from palaestra.generate.policies import Expert, Match, Random
@@ -213,6 +214,14 @@ def test_settings_travel_through_json(tmp_path: Path) -> None:
     stored["tasks"] = [["reach"]]
     with pytest.raises(ConfigError, match=r"results.json: tasks\[0\]: expected 2 entries"):
         Settings.from_json(stored, "results.json")
+
+
+def test_normalised_returns_lie_between_the_baselines() -> None:
+    ends = span(("reach", 1))
+    assert ends is not None
+    found = normalised_returns(np.array([*ends, ends[0] + (ends[1] - ends[0]) / 4]), ("reach", 1))
+    assert found is not None and found == pytest.approx([0.0, 1.0, 0.25])
+    assert normalised_returns(np.zeros(3), ("sumo", 1)) is None, "a match has no such ends"
 
 
 # the command

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from palaestra.generate import recipe_check
 from palaestra.generate.league import (
     ANCHORS,
     FORMAT,
@@ -23,8 +22,8 @@ from palaestra.generate.league import (
     with_member,
     write_league,
 )
-from palaestra.generate.recipe import SCRIPTED
 from palaestra.shards.errors import ConfigError, UnknownNameError
+from recipe_files import load_with_league
 from recipe_files import write_league as write_members
 
 LEARNED = Member("run", "palaestra.train.agent:load", arguments={"url": "s3://b/run"}, weight=3)
@@ -162,15 +161,14 @@ def test_an_interval_that_is_none_is_refused(interval: Any, tmp_path: Path) -> N
     refused("interval", lambda: read_league(url), f"{url}: members[1]: ")
 
 
-def test_anchors_can_be_a_recipes_opponents() -> None:
+def test_anchors_can_be_a_recipes_opponents(tmp_path: Path) -> None:
     """`random` is what recipes call the same policy; the other names are free."""
     assert [anchor.name for anchor in ANCHORS] == ["random", "weak", "medium", "strong"]
-    for anchor in ANCHORS:
-        recipe_check.check_player(anchor.player, "anchors", allow_code=False)
-        if anchor.name in SCRIPTED:
-            assert anchor == Member(anchor.name, anchor.name)
-        else:
-            recipe_check.check_name(anchor.name, "anchors")
+    recipe = load_with_league(tmp_path, [asdict(anchor) for anchor in ANCHORS])
+    assert [recipe.player(anchor.name) for anchor in ANCHORS] == [a.player for a in ANCHORS]
+    assert {name for b in recipe.behaviours for name in b.opponents} == {
+        "self", *(anchor.name for anchor in ANCHORS),
+    }  # fmt: skip
 
 
 def test_unknown_names_are_a_kind_of_their_own(league: League) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,15 +12,15 @@ from palaestra.evaluate.statistics import (
     LARGE,
     Cells,
     Estimate,
+    Profile,
     Statistic,
     bootstrap_mean,
     censored_steps,
     interquartile_mean,
-    normalised,
     paired_difference,
-    performance_profile,
+    resample,
     score,
-    stratified,
+    score_each,
     stratified_difference,
     wilson,
 )
@@ -43,6 +43,18 @@ matrices = st.integers(1, 3).flatmap(  # seeds, the same in every task
 
 def generator(seed: int = 1) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed))
+
+
+def stratified(
+    cells: Cells, statistic: Statistic, draw: np.random.Generator, resamples: int = 2000
+) -> Estimate:
+    return resample(cells, draw, resamples).estimate(statistic)
+
+
+def performance_profile(
+    cells: Cells, thresholds: Sequence[float], draw: np.random.Generator, resamples: int = 2000
+) -> Profile:
+    return resample(cells, draw, resamples).profile(thresholds)
 
 
 def width(estimate: Estimate) -> float:
@@ -121,9 +133,30 @@ def test_failures_count_at_the_horizon() -> None:
     assert none.completed_steps is None
 
 
-def test_normalised_needs_both_baselines() -> None:
-    assert normalised(15.0, 10.0, 30.0) == 0.25
-    assert normalised(15.0, None, 30.0) is None and normalised(15.0, 10.0, 10.0) is None
+def test_scores_are_the_same_one_by_one_and_together() -> None:
+    draw = generator(0)
+    returns, steps = draw.random((3, 20)), draw.integers(-1, 200, (3, 20))
+    together = score_each(returns, steps, [256, 256, 512], generator())
+    for row, found in enumerate(together):
+        horizon = 512 if row == 2 else 256
+        alone = score(returns[row], steps[row], horizon, generator())
+        for name in ("mean_return", "steps", "success"):
+            one, other = getattr(alone, name), getattr(found, name)
+            assert interval(one) == pytest.approx(interval(other)) and one.value == other.value
+        assert alone.completed_steps == found.completed_steps
+
+
+def test_a_group_of_tasks_is_resampled_like_the_tasks_alone() -> None:
+    draw = generator(0)
+    for seeds in (1, 4):
+        cells = [draw.random((seeds, 20)) for _ in range(5)]
+        whole = resample(cells, generator())
+        assert whole.drawn.shape == (2000, seeds, 5)
+        for tasks in ([0], [1, 3], [0, 1, 2, 3, 4]):
+            alone = stratified([cells[task] for task in tasks], np.mean, generator())
+            group = whole.on(tasks).estimate(np.mean)
+            assert group.value == pytest.approx(alone.value)
+            assert width(group) == pytest.approx(width(alone), rel=0.1)
 
 
 def test_an_interval_is_apart_when_it_excludes_zero() -> None:

@@ -108,7 +108,9 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_left_out(run: str) -> None:
 def test_held_out_tasks_come_before_the_chosen_ones() -> None:
     pairs = watched_pairs((("reach", 2), LEVER))
     balls, levers = ([(task, level) for level in (1, 2, 3)] for task in ("ball", "lever"))
-    assert pairs == (*balls, *levers, ("maze", 3), ("reach", 2))
+    assert pairs == (*levers, ("maze", 3), ("reach", 2))
+    pairs = watched_pairs((("tag", 1),))
+    assert pairs == (*balls, *levers, ("maze", 3), ("tag", 1))
 
 
 def test_matches_are_scored_against_each_anchor(run: str) -> None:

@@ -49,6 +49,9 @@ class Agent:
     temperature. With `history` off the agent does not see its own past actions.
     """
 
+    observes_only = True
+    """It needs of a world no more than `Lanes` has: it can play some of them."""
+
     def __init__(
         self, exported: Exported, where: str, history: bool = True, temperature: float = 0.0,
         precision: str | None = None,

@@ -85,10 +85,10 @@ def _summary_note(evaluation: Evaluation) -> str:
         for row in evaluation.summary if row.group == ALL and row.seeds > 1
     )  # fmt: skip
     note = (
-        "Every task and level counts the same. Brackets are 95 % intervals of a bootstrap within "
-        "each task and level: of the seeds, where a method was trained with several"
-        f"{f' ({escape(several)})' if several else ''}; with one seed of its runs, and then the "
-        "interval leaves out how much training itself varies from seed to seed. Normalised return "
+        "Every task and level counts the same. Brackets are 95 % bootstrap intervals: over whole "
+        "networks, where a method was trained with several seeds"
+        f"{f' ({escape(several)})' if several else ''}; with one over its runs of each task, and "
+        "then they leave out how much training itself varies from seed to seed. Normalised return "
         "is 0 for random play and 1 for the expert. Its interquartile mean drops the lowest and "
         "the highest quarter of the scores, one for each seed, task and level; of single runs that "
         "succeed or fail it would be 0 or 1 more often than not, and says nothing. Steps to "

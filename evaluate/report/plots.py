@@ -24,7 +24,7 @@ from ..evaluation import DATA, Evaluation
 from ..pairs import alone
 from ..ratings import Payoff, Rating
 from ..scores import interval_generator
-from ..statistics import Estimate, Profile, stratified
+from ..statistics import Estimate, Profile, resample
 from ..summary import methods_of
 from ..table import pair_name
 from .calibration import Calibration
@@ -160,7 +160,8 @@ def _mean_success(
         np.stack([runs_of(frame, name, pair)["success"].to_numpy() for name in names])
         for pair in pairs
     ]
-    return stratified([c.astype(np.float64) for c in cells], np.mean, interval_generator(seed))
+    drawn = resample([c.astype(np.float64) for c in cells], interval_generator(seed))
+    return drawn.estimate(np.mean)
 
 
 def _by_level(title: str, points: Points, rows: Sequence[str], colours: Colours) -> str:
