@@ -23,6 +23,7 @@ from .statistics import (
     censored_steps,
     interquartile_mean,
     resample,
+    wilson,
 )
 
 ALL, TRAINING, HELD_OUT = "all", "training", "held-out"
@@ -41,7 +42,8 @@ class Summary:
     seeds: int
     """Independently trained networks; 1 for a script."""
     success: Estimate
-    """Mean share of runs completed."""
+    """Mean share of runs completed; of one seed with the Wilson interval of all runs together,
+    which stays apart from 0 and 1 as a bootstrap would not, and is a little too wide."""
     steps: Estimate
     """Mean completion step as a share of the horizon, where failures are counted."""
     normalised: Estimate | None
@@ -84,6 +86,8 @@ class _Method:
 
     name: str
     seeds: int
+    runs: int
+    """Of each seed on each task."""
     success: Resampled
     steps: Resampled
     normalised: Resampled | None
@@ -108,8 +112,12 @@ def _summary(
     normal, scored = None, [i for i, pair in enumerate(method.scored) if pair in chosen]
     if method.normalised is not None and scored:
         normal = method.normalised.on(scored)
+    success = method.success.on(places).estimate(np.mean)
+    if method.seeds == 1:
+        runs = len(chosen) * method.runs
+        success = wilson(round(success.value * runs), runs)
     return Summary(
-        method.name, group, len(chosen), method.seeds, method.success.on(places).estimate(np.mean),
+        method.name, group, len(chosen), method.seeds, success,
         method.steps.on(places).estimate(np.mean),
         None if normal is None else normal.estimate(interquartile_mean),
         None if normal is None else normal.estimate(np.mean),
@@ -142,7 +150,8 @@ def _methods(settings: Settings, frame: pl.DataFrame, pairs: Sequence[Pair]) -> 
         normal = [normalised_returns(r, p) for r, p in zip(returns, pairs, strict=True)]
         assert success is not None and steps is not None
         found.append(_Method(
-            method, len(names), success, steps, drawn([n for n in normal if n is not None]), scored
+            method, len(names), settings.runs, success, steps,
+            drawn([n for n in normal if n is not None]), scored,
         ))  # fmt: skip
     return found
 

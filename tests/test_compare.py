@@ -23,6 +23,7 @@ from palaestra.evaluate.merge import merge
 from palaestra.evaluate.settings import Settings
 from palaestra.shards.errors import ConfigError, UnknownNameError
 
+pytestmark = pytest.mark.xdist_group("compare")  # its evaluations are played once
 DEFAULTS = Settings((), (), (), 6, 0, 6)
 
 

@@ -81,14 +81,15 @@ def _alone(evaluation: Evaluation, colours: Colours) -> Iterator[Part]:
 
 def _summary_note(evaluation: Evaluation) -> str:
     several = ", ".join(
-        f"{row.method} with {row.seeds}"
+        f"{row.method} with {row.seeds} seeds"
         for row in evaluation.summary if row.group == ALL and row.seeds > 1
     )  # fmt: skip
     note = (
-        "Every task and level counts the same. Brackets are 95 % bootstrap intervals: over whole "
-        "networks, where a method was trained with several seeds"
-        f"{f' ({escape(several)})' if several else ''}; with one over its runs of each task, and "
-        "then they leave out how much training itself varies from seed to seed. Normalised return "
+        "Every task and level counts the same. Brackets are 95 % intervals over the runs (Wilson "
+        "for success, for the rest a bootstrap within each task), which leave out how much "
+        "training itself varies from seed to seed"
+        f"{f'; of {escape(several)} a bootstrap over whole networks' if several else ''}. "
+        "Normalised return "
         "is 0 for random play and 1 for the expert. Its interquartile mean drops the lowest and "
         "the highest quarter of the scores, one for each seed, task and level; of single runs that "
         "succeed or fail it would be 0 or 1 more often than not, and says nothing. Steps to "

@@ -17,9 +17,14 @@ OTHERS = {"random": "random play", DATA: "its behaviour data", "expert": "the sc
 
 
 def main_method(evaluation: Evaluation) -> str:
-    """The method the report is about: the best learned one, else the expert, else the first."""
+    """The method the report is about: the best learned one, else the expert, else the first.
+
+    Networks that see their past actions come before the same without.
+    """
     policies = evaluation.settings.policies
-    learned = list(dict.fromkeys(policy.method for policy in policies if policy.learned))
+    found = [policy for policy in policies if policy.learned]
+    seeing = [policy for policy in found if policy.history] or found
+    learned = list(dict.fromkeys(policy.method for policy in seeing))
     if learned:
         return max(learned, key=lambda name: _strength(evaluation, policies_of(evaluation, name)))
     names = [policy.name for policy in policies]

@@ -31,7 +31,7 @@ from .calibration import Calibration
 
 DPI = 96  # of the page's pixels
 SMALL = 3.45  # inches, a panel's width: three are as wide as the page, one as a phone
-LONGEST = 16  # letters of a name at an axis
+LONGEST = 18  # letters of a name at an axis
 TASKS_APART = 9  # with a panel each; of more, families have one
 SHADE = dict(zip((a.name for a in ANCHORS), (RANDOM, "#a9a294", "#7d766a", EXPERT), strict=True))
 DIVERGING = LinearSegmentedColormap.from_list(
