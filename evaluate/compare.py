@@ -106,7 +106,8 @@ def _find(where: str) -> Side:
     learned = [policy for policy in settings.policies if policy.learned and policy.history]
     chosen = [policy for policy in settings.policies if policy.name == name] if name else learned
     if len(chosen) != 1:
-        raise ConfigError(f"{url}: which policy? {url}#NAME with one of {', '.join(names)}")
+        known = ", ".join(map(repr, names))
+        raise ConfigError(f"{url}: which policy? expected {url}#NAME with one of {known}")
     return Side(chosen[0], settings, recorded.frame.filter(pl.col("policy") == chosen[0].name))
 
 

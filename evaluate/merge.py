@@ -23,7 +23,7 @@ def merge(urls: Sequence[str]) -> Whole:
     out differently, or if a policy lacks a task.
     """
     if len(urls) < 2:
-        raise ConfigError("merge: expected two evaluations or more")
+        raise ConfigError("expected two evaluations or more")
     wholes = [read(url) for url in urls]
     settings = _united(urls, wholes)
     parts = [_part(cell, urls, wholes) for cell in settings.cells()]

@@ -110,7 +110,7 @@ def test_the_command_prints_a_line_per_task(
 
 def test_what_cannot_be_compared_is_one_line(scripts: Path) -> None:
     whole = f"{scripts}/whole"
-    with pytest.raises(ConfigError, match=r"which policy.* random, expert"):
+    with pytest.raises(ConfigError, match=r"which policy.* 'random', 'expert'"):
         compare(whole, "random", (), (), DEFAULTS, None)
     with pytest.raises(UnknownNameError, match="did you mean 'expert'"):
         compare(f"{whole}#exprt", "random", (), (), DEFAULTS, None)

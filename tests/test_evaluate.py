@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +36,7 @@ from palaestra.generate.world import Observation, World
 from palaestra.shards.errors import CheckpointError, ConfigError, PalaestraError, UnknownNameError
 from palaestra.shards.schema import EVALUATION_BIT, Schema, Slot
 from palaestra.train.places import MARKER, WEIGHTS
+from waiting import wait_for
 
 SUITE = 16 * 3
 
@@ -308,6 +313,20 @@ def test_an_evaluation_goes_on_where_it_was(
     monkeypatch.setattr(Parts, "keep", lambda parts, cell, part: cells.append(cell))
     command(arguments_of(folder))
     assert sorted(cells) == [0, 1, 2, 3], "each cell is played once"
+    assert files_of(folder) == files_of(output)
+
+
+def test_a_killed_evaluation_goes_on(output: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    words = ["expert", "random", "--tasks", "reach", "push", "--levels", "1", "--runs", "8"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "palaestra.evaluate", *words, "--width", "4", "--output", folder],
+        start_new_session=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: list((folder / "parts").glob("0*.json")))
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    command(arguments_of(folder))
     assert files_of(folder) == files_of(output)
 
 

@@ -408,7 +408,8 @@ def lines_of(history: bool, runs: int = 20) -> list[dict[str, Any]]:
 
 def test_a_runs_files_are_found_from_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"update": 0, "policy_loss": 2.5}\n{"upd')
-    lines = [*lines_of(True, runs=5), *lines_of(True), *lines_of(False)]
+    met = {"update": 14, "task": "sumo", "level": 1, "history": True, "opponent": "strong"}
+    lines = [*lines_of(True, runs=5), *lines_of(True), *lines_of(False), met]
     (tmp_path / "evaluations.jsonl").write_text("\n".join(map(json.dumps, lines)))
     checkpoint = write_checkpoint(tmp_path / "checkpoints" / "update-00000007")
     for source in (tmp_path, checkpoint, checkpoint / WEIGHTS):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
+import polars as pl
+
+from ...generate.pool import in_processes
+from ...shards.console import progress
 from ...shards.page import dot
 from .. import video
 from ..entrants import Pair
@@ -19,6 +25,7 @@ from .tables import by_task
 
 FEW_PAIRS = 4  # tasks and levels up to which every policy is shown
 PAGE_BYTES = 15_000_000  # of all videos; base64 takes a third more
+SCENES_PER_WORKER = 6  # a second each; a process takes two to start
 LEAST_BYTES = 60_000  # of a video, below which nothing is seen
 Shown = tuple[str, Pair, str]
 """Policy, task and level, opponent."""
@@ -44,18 +51,59 @@ def match_videos(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
 def _figures(evaluation: Evaluation, chosen: Sequence[Shown], colours: Mapping[str, str]) -> str:
     """Side by side; of several policies, each task's apart."""
     several = len({policy for policy, _, _ in chosen}) > 1
-    parts = []
+    parts, films = [], iter(_films(evaluation, chosen))
     for _, group in groupby(chosen, lambda shown: shown[1] if several else None):
-        figures = [_figure(evaluation, shown, colours[shown[0]]) for shown in group]
+        figures = [_figure(evaluation, shown, colours[shown[0]], next(films)) for shown in group]
         parts.append(f'<div class="videos">{"".join(figures)}</div>')
     return "\n".join(parts)
 
 
-def _figure(evaluation: Evaluation, shown: Shown, colour: str) -> str:
+@dataclass(frozen=True)
+class Scene:
+    """A video to be made."""
+
+    number: int
+    shown: Shown
+    frame: pl.DataFrame
+    """The cell's runs; of a match from both sides."""
+    maximum_bytes: int
+    versions: dict[str, str]
+
+
+def _films(evaluation: Evaluation, chosen: Sequence[Shown]) -> list[bytes]:
+    """The videos in order, made by as many processes as pay."""
+    versions, budget = evaluation.recorded.versions, _budget(evaluation)
+    scenes = [
+        Scene(number, shown, _both_sides(evaluation.recorded.frame, shown), budget, versions)
+        for number, shown in enumerate(chosen)
+    ]
+    if len(scenes) < SCENES_PER_WORKER:
+        return [film(scene)[1] for scene in scenes]
+    found: dict[int, bytes] = {}
+    workers = min(len(os.sched_getaffinity(0)), 1 + len(scenes) // SCENES_PER_WORKER)
+    with progress("report", len(scenes), "videos") as advance:
+        for number, data in in_processes(film, scenes, workers):
+            found[number] = data
+            advance(1)
+    return [found[scene.number] for scene in scenes]
+
+
+def film(scene: Scene) -> tuple[int, bytes]:
+    """(its number, the GIF), in a worker or here."""
+    return scene.number, video.record(
+        scene.frame, *scene.shown, scene.maximum_bytes, scene.versions
+    )
+
+
+def _both_sides(frame: pl.DataFrame, shown: Shown) -> pl.DataFrame:
     policy, pair, opponent = shown
-    frame, versions = evaluation.recorded.frame, evaluation.recorded.versions
-    data = video.record(frame, policy, pair, opponent, _budget(evaluation), versions)
-    rows = runs_of(frame, policy, pair, opponent)
+    parts = [runs_of(frame, policy, pair, opponent)]
+    return pl.concat([*parts, runs_of(frame, opponent, pair, policy)] if opponent else parts)
+
+
+def _figure(evaluation: Evaluation, shown: Shown, colour: str, data: bytes) -> str:
+    policy, pair, opponent = shown
+    rows = runs_of(evaluation.recorded.frame, policy, pair, opponent)
     done = "won" if opponent else "completed"
     rate = f"{rows['success'].sum():,} of {len(rows):,} {done}"
     who = f"{policy} against {opponent}" if opponent else policy

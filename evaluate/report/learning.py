@@ -32,9 +32,11 @@ def read_metrics(source: str) -> list[dict[str, Any]]:
 def read_evaluations(entrant: Entrant) -> list[dict[str, Any]]:
     """Scores of the checkpoints of an entrant's run, of the latest runs and seed only.
 
-    They are of policies with the same action history; by update, then task and level.
+    They are of policies with the same action history, matches left out; by update, then task and
+    level.
     """
-    mine = [row for row in _read(entrant.source, EVALUATIONS) if row["history"] == entrant.history]
+    found = (row for row in _read(entrant.source, EVALUATIONS) if "opponent" not in row)
+    mine = [row for row in found if row["history"] == entrant.history]
     if not mine:
         return []
     how = (mine[-1]["runs"], mine[-1]["seed"])
