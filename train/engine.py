@@ -166,7 +166,8 @@ class Engine:
         settings = deepspeed_config(config, execution)
         partitioned, cuda = execution.zero_stage == 3, torch.cuda.is_available()
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        with deepspeed.zero.Init(config_dict_or_path=settings, dtype=dtype, enabled=partitioned):
+        # no dtype here: on a CPU without fp16 DeepSpeed 0.19 would take bf16 whatever it says
+        with deepspeed.zero.Init(config_dict_or_path=settings, enabled=partitioned):
             model = build()
         if partitioned:  # a block's parameters are gathered together, and so released
             set_z3_leaf_modules(model, [*UNITS], raise_if_not_found=False)
