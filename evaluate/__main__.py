@@ -152,9 +152,10 @@ def command(arguments: Arguments) -> None:
 
 def report(arguments: Arguments, output: str) -> None:
     """Play the policies, write the report, print the table and bring the league up to date."""
+    from ..shards import storage
     from ..shards.corpus import Corpus
     from .evaluation import assemble, record
-    from .output import Parts, read, require_same_or_new, write
+    from .output import REPORT, Parts, read, require_same_or_new, write
     from .report.build import build_report
     from .standings import update_league
     from .table import print_table
@@ -176,7 +177,7 @@ def report(arguments: Arguments, output: str) -> None:
         league, joined = update_league(arguments.league, settings, evaluation.matches)
         told = f"version {league.version}, {len(league.members)} members"
         console.print(f"{arguments.league}: {told}{', new: ' if joined else ''}{', '.join(joined)}")
-    console.print(f"report: {output.rstrip('/')}/report.html")
+    console.print(f"report: {storage.join(output, REPORT)}")
 
 
 def settings_of(arguments: Arguments, fingerprint: str | None) -> Settings:
@@ -242,7 +243,7 @@ def merge_command(arguments: MergeArguments) -> None:
     from ..shards.corpus import Corpus
     from .evaluation import assemble
     from .merge import merge
-    from .output import require_same_or_new, write
+    from .output import Parts, require_same_or_new, write
     from .report.build import build_report
     from .table import print_table
 
@@ -250,6 +251,7 @@ def merge_command(arguments: MergeArguments) -> None:
     require_same_or_new(arguments.output, settings)
     corpus = Corpus.open(settings.corpus) if settings.corpus else None
     evaluation = assemble(settings, recorded, corpus)
+    Parts(arguments.output, settings).begin()
     where = write(arguments.output, evaluation, build_report(evaluation))
     print_table(evaluation)
     console.print(f"report: {where}")

@@ -23,7 +23,7 @@ from .episodes import completion_steps
 from .evaluation import record, require_fitting
 from .output import RESULTS, read
 from .pairs import alone, choose_pairs
-from .scores import interval_generator, span
+from .scores import interval_generator, normalised_returns
 from .settings import Settings
 from .statistics import Estimate, censored_steps, paired_difference, stratified_difference
 from .table import pair_name
@@ -140,53 +140,40 @@ def _common(first: pl.DataFrame, second: pl.DataFrame, pair: Pair) -> tuple[Colu
     ]
     seeds = set(sides[0]["seed"]) & set(sides[1]["seed"])
     both = [side.filter(pl.col("seed").is_in(list(seeds))).sort("seed") for side in sides]
-    return _columns(both[0], task), _columns(both[1], task)
+    return _columns(both[0], pair), _columns(both[1], pair)
 
 
-def _columns(rows: pl.DataFrame, task: str) -> Columns:
-    steps = completion_steps(rows)
-    return {
+def _columns(rows: pl.DataFrame, pair: Pair) -> Columns:
+    """What is compared; `normalised` where the task has both baselines."""
+    steps, returns = completion_steps(rows), rows["return"].to_numpy()
+    found = {
         "success": (steps >= 0).astype(np.float64),
-        "return": rows["return"].to_numpy(),
-        "steps": censored_steps(steps, task_class(task).horizon),
+        "return": returns,
+        "steps": censored_steps(steps, task_class(pair[0]).horizon),
     }
+    normal = normalised_returns(returns, pair)
+    return found if normal is None else found | {"normalised": normal}
 
 
-def _span(pair: Pair) -> float | None:
-    """From the mean return of random play to that of the expert."""
-    ends = span(pair)
-    return None if ends is None else ends[1] - ends[0]
-
-
-def _by_task(
-    found: dict[Pair, tuple[Columns, Columns]], seed: int
-) -> Iterator[Difference]:
+def _by_task(found: dict[Pair, tuple[Columns, Columns]], seed: int) -> Iterator[Difference]:
     for pair, (a, b) in found.items():
-        estimates = {
-            name: paired_difference(b[name], a[name], interval_generator(seed)) for name in a
-        }
-        returns, scale = estimates["return"], _span(pair)
-        normal = None
-        if scale is not None:
-            normal = Estimate(returns.value / scale, returns.low / scale, returns.high / scale)
-        runs = len(a["success"])
-        yield Difference((pair,), runs, estimates["success"], returns, normal, estimates["steps"])
+        over = {name: paired_difference(b[name], a[name], interval_generator(seed)) for name in a}
+        yield Difference(
+            (pair,), len(a["success"]), over["success"], over["return"], over.get("normalised"),
+            over["steps"],
+        )  # fmt: skip
 
 
 def _over_all(found: dict[Pair, tuple[Columns, Columns]], seed: int) -> Difference:
-    def over(name: str, scale: dict[Pair, float]) -> Estimate:
-        chosen = [(found[pair], scale[pair]) for pair in scale]
-        return stratified_difference(
-            [b[name] / s for (_, b), s in chosen], [a[name] / s for (a, _), s in chosen],
-            interval_generator(seed),
-        )  # fmt: skip
+    def over(name: str) -> Estimate:
+        sides = [(a[name], b[name]) for a, b in found.values() if name in a]
+        first, second = zip(*sides, strict=True)
+        return stratified_difference(second, first, interval_generator(seed))
 
-    spans = {pair: _span(pair) for pair in found}
-    known = {pair: scale for pair, scale in spans.items() if scale is not None}
-    one = dict.fromkeys(found, 1.0)
     runs = sum(len(a["success"]) for a, _ in found.values())
-    normal = over("return", known) if known else None
-    return Difference(tuple(found), runs, over("success", one), None, normal, over("steps", one))
+    scored = any("normalised" in a for a, _ in found.values())
+    normal = over("normalised") if scored else None
+    return Difference(tuple(found), runs, over("success"), None, normal, over("steps"))
 
 
 def print_comparison(comparison: Comparison) -> None:

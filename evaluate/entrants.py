@@ -15,6 +15,7 @@ IMAGE_SIZE = 64  # of worlds that nobody looks at
 AGENT = "palaestra.train.agent:load"
 NAMED = re.compile(r"([\w.+-]+)=(.+)", re.DOTALL)
 BLIND = ", no history"  # ends the name of a policy that does not see its past actions
+WAYS = {"both": (True, False), "on": (True,), "off": (False,)}  # to play with action history
 Pair = tuple[str, int]
 
 
@@ -130,11 +131,10 @@ def _describe(source: str, name: str, method: str) -> tuple[Entrant, Schema]:
 
 
 def _by_history(entrant: Entrant, history: str) -> Iterator[Entrant]:
-    if history != "off":
-        yield replace(entrant, history=True)
-    if history != "on":
-        name, method = entrant.name + BLIND, entrant.method + BLIND
-        yield replace(entrant, name=name, method=method, history=False)
+    for seeing in WAYS[history]:
+        end = "" if seeing else BLIND
+        name, method = entrant.name + end, entrant.method + end
+        yield replace(entrant, name=name, method=method, history=seeing)
 
 
 def display_names(sources: Sequence[str]) -> list[str]:

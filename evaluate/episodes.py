@@ -74,6 +74,12 @@ def runs_of(frame: pl.DataFrame, policy: str, pair: Pair, opponent: str = "") ->
     return frame.filter(mine, pl.col("task") == task, pl.col("level") == level).sort("run")
 
 
+def both_sides(frame: pl.DataFrame, policy: str, pair: Pair, opponent: str = "") -> pl.DataFrame:
+    """A cell's rows; of a match the policy's, then its opponent's."""
+    own = runs_of(frame, policy, pair, opponent)
+    return pl.concat([own, runs_of(frame, opponent, pair, policy)]) if opponent else own
+
+
 def completion_steps(rows: pl.DataFrame) -> NDArray[np.int64]:
     """(n,) -1 for never."""
     return rows["completion_step"].cast(pl.Int64).fill_null(-1).to_numpy()

@@ -90,7 +90,7 @@ def _devices(settings: Settings) -> int | None:
     return torch.cuda.device_count() or None
 
 
-def _advance(advance: Advance, cells: Sequence[Cell], amount: int, wave: Wave) -> None:
+def _advance(advance: Advance, cells: Sequence[Cell], wave: Wave, amount: int) -> None:
     cell = cells[wave.cell]
     task, level = cell.pair
     against = f" against {cell.rival}" if cell.rival else ""

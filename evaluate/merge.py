@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import polars as pl
+
 from ..shards.errors import ConfigError
 from .entrants import Entrant
-from .episodes import runs_of
+from .episodes import both_sides, joined
 from .output import read
+from .pairs import matches
 from .play import Cell, Recorded, together
 from .settings import Settings
 
@@ -26,17 +29,17 @@ def merge(urls: Sequence[str]) -> Whole:
         raise ConfigError("expected two evaluations or more")
     wholes = [read(url) for url in urls]
     settings = _united(urls, wholes)
-    parts = [_part(cell, urls, wholes) for cell in settings.cells()]
+    frame = joined(_part(cell, urls, wholes) for cell in settings.cells())
     recorded = together([whole for _, whole in wholes])
-    frames = together(parts).frame
-    return settings, dataclasses.replace(recorded, frame=frames)
+    return settings, dataclasses.replace(recorded, frame=frame)
 
 
 def _united(urls: Sequence[str], wholes: Sequence[Whole]) -> Settings:
     first = wholes[0][0]
     policies: dict[str, Entrant] = {}
     for url, (settings, _) in zip(urls, wholes, strict=True):
-        for name in SHARED if _has_matches(settings) and _has_matches(first) else SHARED[1:]:
+        both = matches(settings.tasks) and matches(first.tasks)
+        for name in SHARED if both else SHARED[1:]:
             mine, theirs = getattr(first, name), getattr(settings, name)
             if mine != theirs:
                 raise ConfigError(f"{url}: {name} is {theirs!r:.80}, in {urls[0]} {mine!r:.80}")
@@ -50,27 +53,20 @@ def _united(urls: Sequence[str], wholes: Sequence[Whole]) -> Settings:
     )
 
 
-def _has_matches(settings: Settings) -> bool:
-    return any(cell.opponent is not None for cell in settings.cells())
-
-
-def _part(cell: Cell, urls: Sequence[str], wholes: Sequence[Whole]) -> Recorded:
+def _part(cell: Cell, urls: Sequence[str], wholes: Sequence[Whole]) -> pl.DataFrame:
     """One cell's runs; of a match both sides."""
-    found: list[tuple[str, Recorded]] = []
+    found: dict[str, pl.DataFrame] = {}
     for url, (_, whole) in zip(urls, wholes, strict=True):
-        frames = [runs_of(whole.frame, cell.entrant.name, cell.pair, cell.rival)]
-        if cell.rival:
-            frames.append(runs_of(whole.frame, cell.rival, cell.pair, cell.entrant.name))
-        part = together([Recorded(frame) for frame in frames])
-        if len(part.frame):
-            found.append((url, part))
+        frame = both_sides(whole.frame, cell.entrant.name, cell.pair, cell.rival)
+        if len(frame):
+            found[url] = frame
     task, level = cell.pair
     if not found:
         raise ConfigError(f"{cell.entrant.name} on {task} {level} is in none of the evaluations")
-    for url, part in found[1:]:
-        if not part.frame.equals(found[0][1].frame):
+    first, *others = found
+    for url in others:
+        if not found[url].equals(found[first]):
             raise ConfigError(
-                f"{cell.entrant.name} on {task} {level} came out differently in {found[0][0]} and "
-                f"{url}"
+                f"{cell.entrant.name} on {task} {level} came out differently in {first} and {url}"
             )
-    return found[0][1]
+    return found[first]

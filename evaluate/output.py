@@ -122,8 +122,10 @@ class Parts:
 
 
 def write(url: str, evaluation: Evaluation, report: str) -> str:
-    """Write the three files, results last, and return the report's URL."""
-    Parts(url, evaluation.settings).begin()
+    """Write the three files, results last, and return the report's URL.
+
+    Parts are begun before, so that files without results are known for whose they are.
+    """
     _write_frame(storage.join(url, EPISODES), evaluation.recorded.frame)
     storage.write_bytes(storage.join(url, REPORT), report.encode())
     storage.write_json(storage.join(url, RESULTS), to_json(evaluation))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..generate.groups import HELDOUT, TRAIN, chosen_pairs
-from ..generate.registry import check_level, held_out, task_class, task_classes
+from ..generate.registry import check_level, held_out, task_class
 from .entrants import Entrant, Pair
 
 ALL = "all"
@@ -28,16 +28,8 @@ def choose_pairs(
         if own or not levels:
             return tuple(own)
         tasks = tuple(dict.fromkeys(task for task, _ in learned.tasks))
-    classes = task_classes()
     words = [w for word in tasks or (ALL,) for w in ((TRAIN, HELDOUT) if word == ALL else (word,))]
-    if levels:
-        return tuple(chosen_pairs(words, levels, "--tasks" if tasks else "--levels"))
-    pairs: list[Pair] = []
-    for word in words:
-        most = range(1, max(cls.levels for cls in classes.values()) + 1)
-        own_levels = range(1, classes[word].levels + 1) if word in classes else most
-        pairs += chosen_pairs([word], own_levels, "--tasks")
-    return tuple(dict.fromkeys(pairs))
+    return tuple(chosen_pairs(words, levels or None, "--tasks" if tasks else "--levels"))
 
 
 def players_of(pair: Pair) -> int:

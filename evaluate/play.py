@@ -127,20 +127,21 @@ def play(cells: Sequence[Cell], wave: Wave, tell: Callable[[int], None]) -> Reco
     runs = play_wave(policy, world, wave.seeds, tell)
     cell = cells[wave.cell]
     frame = frame_of(runs, cell.entrant.name, cell.rival, wave.first)
-    found, weights = versions(), dict[str, str]()
+    computed, weights = dict[str, str](), dict[str, str]()
     for each in policies:
-        found |= getattr(each, "versions", dict)()
+        computed |= getattr(each, "versions", dict)()
         weights |= getattr(each, "dependencies", dict)()
-    return Recorded(frame.filter(pl.col("run") < wave.first + wave.wanted), found, weights)
+    return Recorded(frame.filter(pl.col("run") < wave.first + wave.wanted), computed, weights)
 
 
 def play_all(
     cells: Sequence[Cell], waves: Sequence[Wave], workers: int | None,
-    advance: Callable[[int, Wave], None],
+    advance: Callable[[Wave, int], None],
 ) -> Iterator[tuple[int, Recorded]]:  # fmt: skip
     """(number of the cell, its runs) of every cell as it is complete; raises what a wave raises."""
     raster.compile()  # once, before the workers do
     found: dict[int, dict[int, Recorded]] = {}
+    here = versions()
     sizes = Counter(wave.cell for wave in waves)
     for wave, played in _results(partial(play, cells), waves, workers, advance):
         found.setdefault(wave.cell, {})[wave.first] = played
@@ -148,12 +149,13 @@ def play_all(
             parts = found.pop(wave.cell)
             whole = together([parts[first] for first in sorted(parts)])
             rival = pl.col("policy") != cells[wave.cell].entrant.name  # of a match, its side last
-            yield wave.cell, replace(whole, frame=whole.frame.sort(rival, "run"))
+            frame = whole.frame.sort(rival, "run")
+            yield wave.cell, replace(whole, frame=frame, versions=here | whole.versions)
 
 
 def _results(
     work: Callable[[Wave, Callable[[int], None]], Recorded], waves: Sequence[Wave],
-    workers: int | None, advance: Callable[[int, Wave], None],
+    workers: int | None, advance: Callable[[Wave, int], None],
 ) -> Iterator[tuple[Wave, Recorded]]:  # fmt: skip
     # the longest first, so that no worker ends long after the others; a network's waves together,
     # so that it is loaded once
@@ -161,16 +163,16 @@ def _results(
     fitting = 1 + sum(map(steps_of, waves)) // STEPS_PER_WORKER
     count = min(workers or len(os.sched_getaffinity(0)), fitting, len(waves))
     if count == 1:
-        with _alone(waves):
+        with _as_in_a_worker(waves):
             for wave in order:
-                yield wave, work(wave, partial(_swapped, advance, wave))
+                yield wave, work(wave, partial(advance, wave))
         return
     with closing(run(work, order, count, attempts=2)) as events:
         for event in events:
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Advanced):
-                advance(event.amount, event.item)
+                advance(event.item, event.amount)
             elif isinstance(event, Finished):
                 yield event.item, event.result
 
@@ -179,12 +181,8 @@ def _networks(wave: Wave) -> str:
     return repr([player for player in wave.players if not player.scripted])
 
 
-def _swapped(advance: Callable[[int, Wave], None], wave: Wave, amount: int) -> None:
-    advance(amount, wave)
-
-
 @contextmanager
-def _alone(waves: Sequence[Wave]) -> Iterator[None]:
+def _as_in_a_worker(waves: Sequence[Wave]) -> Iterator[None]:
     """Networks compute here as in a worker: their last bits depend on the number of threads."""
     if all(player.scripted for wave in waves for player in wave.players):
         yield

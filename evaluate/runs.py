@@ -104,9 +104,3 @@ def play_wave(
         tuple(seeds[sim] for sim in sims), returns, np.where(failed, -1, completion.step), steps,
         causes, tuple(outcomes), actions, rewards, None if np.isnan(values).all() else values,
     )  # fmt: skip
-
-
-def play_runs(policy: Policy, world: World, runs: int, seed: int) -> Runs:
-    """Play an evaluation's first runs, as many as the world has simulations."""
-    assert runs == world.nsim
-    return play_wave(policy, world, evaluation_seeds(seed, runs))

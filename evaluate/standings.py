@@ -34,18 +34,17 @@ def rate_all(
 
     A league's earlier matches are left out: they are in its file, and may change.
     """
-    rows = _with_anchors(_rows(settings, matches), matches_of(settings.tasks))
+    rows = _with_anchors(settings, matches)
     tasks = list(dict.fromkeys(row.task for row in rows))
     for name in (ALL, *tasks) if tasks else ():
         chosen = [row for row in rows if name in (ALL, row.task)]
         yield name, rate(payoff(_names(chosen), chosen), interval_generator(settings.seed))
 
 
-def payoff_of(settings: Settings, matches: Sequence[MatchScores], task: str = "") -> Payoff:
-    """Wins and draws of all who met, on one task or all; the policies first, then their rivals."""
-    rows = _with_anchors(_rows(settings, matches), matches_of(settings.tasks))
-    chosen = [row for row in rows if task in ("", row.task)]
-    return payoff(_names(chosen), chosen)
+def payoff_of(settings: Settings, matches: Sequence[MatchScores]) -> Payoff:
+    """Wins and draws of all who met; the policies first, then their rivals."""
+    rows = _with_anchors(settings, matches)
+    return payoff(_names(rows), rows)
 
 
 def update_league(
@@ -65,7 +64,7 @@ def update_league(
             league = with_member(league, member_of(policy))
     for anchor in ANCHORS:
         league = with_member(league, anchor)
-    rows = _with_anchors(_rows(settings, matches), matches_of(settings.tasks))
+    rows = _with_anchors(settings, matches)
     known = league.names
     league = with_matches(league, (r for r in rows if r.first in known and r.second in known))
     ratings = {r.name: r for r in rate(payoff(known, league.payoff), interval_generator(0))}
@@ -104,10 +103,12 @@ def _rows(settings: Settings, matches: Sequence[MatchScores]) -> list[Matches]:
     ]  # fmt: skip
 
 
-def _with_anchors(rows: Sequence[Matches], pairs: Collection[Pair]) -> list[Matches]:
-    """With what the anchors' own matches came to, unless they are among the rows."""
+def _with_anchors(settings: Settings, matches: Sequence[MatchScores]) -> list[Matches]:
+    """The evaluation's matches and the anchors' own, unless these are among the former."""
+    rows = _rows(settings, matches)
     played = {_meeting(row) for row in rows}
-    return [*rows, *(row for row in anchor_matches(pairs) if _meeting(row) not in played)]
+    others = anchor_matches(matches_of(settings.tasks))
+    return [*rows, *(row for row in others if _meeting(row) not in played)]
 
 
 def _meeting(row: Matches) -> tuple[str, int, frozenset[str]]:

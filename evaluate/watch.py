@@ -20,7 +20,7 @@ from ..shards.console import console
 from ..shards.errors import CheckpointError, PalaestraError
 from ..train.log import EVALUATIONS, TENSORBOARD, read_lines
 from ..train.places import MARKER, SETTINGS, checkpoint_url, complete_checkpoints
-from .entrants import Pair, find_entrants
+from .entrants import WAYS, Pair, find_entrants
 from .evaluation import Evaluation, assemble, record, require_fitting
 from .opponents import find_opponents
 from .pairs import alone, matches
@@ -47,10 +47,9 @@ def follow(run: str, settings: Settings, history: str, workers: int | None = Non
     """
     last = _last_update(run)
     done = {_key(line) for line in read_lines(storage.join(run, EVALUATIONS))}
-    ways = tuple(way for way in (True, False) if history in ("both", "on" if way else "off"))
     while True:
         updates = complete_checkpoints(run)
-        wanted = {update: _left(update, settings, ways, done) for update in updates}
+        wanted = {update: _left(update, settings, WAYS[history], done) for update in updates}
         update = next((update for update in updates if wanted[update]), None)
         if update is not None:
             mine = dataclasses.replace(settings, tasks=wanted[update])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from ..shards.errors import UnknownNameError
 from .recipe import Behaviour
 from .registry import check_level, task_classes
+from .task import Task
 
 TRAIN, HELDOUT = "train", "heldout"
 
@@ -17,9 +18,9 @@ def pairs(behaviour: Behaviour, where: str = "") -> list[tuple[str, int]]:
 
 
 def chosen_pairs(
-    words: Sequence[str], levels: Sequence[int], where: str = ""
+    words: Sequence[str], levels: Sequence[int] | None, where: str = ""
 ) -> list[tuple[str, int]]:
-    """(task, level) pairs, each once, in the order of the words.
+    """(task, level) pairs, each once, in the order of the words; without levels, all of each.
 
     A task named by itself must have every level, else ConfigError; a group leaves out levels that
     a task lacks. Families and `train` leave out what is held out of training, `heldout` all else.
@@ -30,18 +31,25 @@ def chosen_pairs(
     ))  # fmt: skip
 
 
-def _pairs_of(word: str, levels: Sequence[int], where: str) -> Iterator[tuple[str, int]]:
+def _pairs_of(
+    word: str, levels: Sequence[int] | None, where: str
+) -> Iterator[tuple[str, int]]:
     classes = task_classes()
     groups = {cls.family for cls in classes.values()} | {TRAIN, HELDOUT}
     if word in classes:
-        for level in levels:
+        for level in _all(classes[word]) if levels is None else levels:
             check_level(classes[word], level, where)
             yield word, level
     elif word in groups:
         for name, cls in classes.items():
             if word in (cls.family, TRAIN, HELDOUT):
-                there = [level for level in levels if 1 <= level <= cls.levels]
+                asked = _all(cls) if levels is None else levels
+                there = [level for level in asked if level in _all(cls)]
                 wanted = [level for level in there if (level in cls.held_out) == (word == HELDOUT)]
                 yield from ((name, level) for level in wanted)
     else:
         raise UnknownNameError("task", word, (*classes, *groups), where)
+
+
+def _all(cls: type[Task]) -> range:
+    return range(1, cls.levels + 1)

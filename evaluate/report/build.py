@@ -12,6 +12,7 @@ from ..evaluation import Evaluation
 from ..pairs import alone
 from ..runs import evaluation_seeds
 from ..standings import ALL, payoff_of
+from ..summary import HELD_OUT as HIDDEN
 from ..summary import profiles
 from ..table import HELD_OUT, pair_name
 from . import plots, tables
@@ -95,7 +96,7 @@ def _summary_note(evaluation: Evaluation) -> str:
         "succeed or fail it would be 0 or 1 more often than not, and says nothing. Steps to "
         "completion count a failed run at the horizon."
     )
-    if any(row.group == "held-out" for row in evaluation.summary):
+    if any(row.group == HIDDEN for row in evaluation.summary):
         note += " Held-out: no policy here was trained on it."
     return note
 

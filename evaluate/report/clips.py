@@ -16,7 +16,7 @@ from ...shards.console import progress
 from ...shards.page import dot
 from .. import video
 from ..entrants import Pair
-from ..episodes import runs_of
+from ..episodes import both_sides, runs_of
 from ..evaluation import DATA, Evaluation
 from ..pairs import alone, matches
 from ..table import pair_name
@@ -74,7 +74,7 @@ def _films(evaluation: Evaluation, chosen: Sequence[Shown]) -> list[bytes]:
     """The videos in order, made by as many processes as pay."""
     versions, budget = evaluation.recorded.versions, _budget(evaluation)
     scenes = [
-        Scene(number, shown, _both_sides(evaluation.recorded.frame, shown), budget, versions)
+        Scene(number, shown, both_sides(evaluation.recorded.frame, *shown), budget, versions)
         for number, shown in enumerate(chosen)
     ]
     if len(scenes) < SCENES_PER_WORKER:
@@ -93,12 +93,6 @@ def film(scene: Scene) -> tuple[int, bytes]:
     return scene.number, video.record(
         scene.frame, *scene.shown, scene.maximum_bytes, scene.versions
     )
-
-
-def _both_sides(frame: pl.DataFrame, shown: Shown) -> pl.DataFrame:
-    policy, pair, opponent = shown
-    parts = [runs_of(frame, policy, pair, opponent)]
-    return pl.concat([*parts, runs_of(frame, opponent, pair, policy)] if opponent else parts)
 
 
 def _figure(evaluation: Evaluation, shown: Shown, colour: str, data: bytes) -> str:
