@@ -90,7 +90,7 @@ def shard_rows(shard: int) -> pl.DataFrame:
         "instruction": col("task").str.replace("task_", "do task "), "steps": SEGMENT_STEPS,
         "completion_step": completed, "success": completed.is_not_null(), "shard": shard,
         "final_state_xxh3": pl.when("truncated").then(col("seed") + 1),
-        "terminated": False, "cause": "", "opponent": "", "player": 0, "round": 0,
+        "terminated": False, "cause": "", "opponent": "", "sampling": "", "player": 0, "round": 0,
         **{name: 0 for name in index.COLUMNS if name.endswith("_nan")},
     }  # fmt: skip
     rows = rows.with_columns(
@@ -98,7 +98,7 @@ def shard_rows(shard: int) -> pl.DataFrame:
     )
     rows = rows.with_columns(
         pl.lit(None).alias("rating"), pl.lit(None).alias("opponent_rating"),
-        pl.lit(None).alias("outcome"),
+        pl.lit(None).alias("outcome"), pl.lit(None).alias("sampling_probability"),
         offset=col("bytes").cum_sum() - col("bytes"),
     )
     return rows.select(col(name).cast(kind) for name, kind in index.COLUMNS.items())

@@ -51,8 +51,8 @@ def segment(number: int) -> Episode:
     state[:, :30] = np.random.default_rng(number).standard_normal((SEGMENT_STEPS, 30))
     return Episode(
         task="task_0", level=1, instruction="do task 0", match=number, player=0, segment=0,
-        policy="random", opponent="", rating=None, opponent_rating=None, round=0, outcome=None,
-        seed=number,
+        policy="random", opponent="", rating=None, opponent_rating=None, sampling="",
+        sampling_probability=None, round=0, outcome=None, seed=number,
         terminated=False, truncated=True, cause="", completion_step=None, final_state_xxh3=number,
         pixels=pixels, state=state, action=state[:, : schema.action_size].clip(-1, 1),
         reward=np.zeros(SEGMENT_STEPS, np.float32), success=np.zeros(SEGMENT_STEPS, np.uint8),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..generate.league import ANCHORS, Member, load_league
+from ..generate.league import ANCHORS, Member, read_league
 from ..generate.recipe import Player
 from ..generate.recipe_check import check_player
 from ..generate.slots import make_schema
@@ -46,7 +46,7 @@ def find_opponents(league: str | None, policies: Sequence[Entrant]) -> tuple[Opp
     CheckpointError for a member whose checkpoint is gone, SchemaMismatchError for one that was
     trained on something else.
     """
-    members = load_league(league) if league else ()
+    members = read_league(league).members if league else ()
     known = {member.name: member for member in (*ANCHORS, *members)}
     mine = {policy.name: _bare(policy.player) for policy in policies}
     for name, player in mine.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .recipe import LEAGUE, Player, Recipe
+from .recipe import LATEST, LEAGUE, Player, Recipe
 from .recipe_file import read_recipe
 from .resolve import PLACEHOLDER, check_asked, choose_part, resolve
 
 STAND_IN = Player("expert", noise=0.4)  # plays for a policy that is not known yet
 A_LEAGUE = "a league"  # what opponents are called as long as their file is not known
+THE_LATEST = "its latest"  # and who of it plays
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ def draft(
     """All parts of a recipe, or one; a recipe without parts is one. Errors as `load_recipe`'s."""
     recipe = read_recipe(url, allow_code)
     parts = [part] if part is not None or not recipe.parts else list(recipe.parts)
-    asked = {name: _asked(choose_part(recipe, name, url)) for name in parts}
-    check_asked(values, frozenset().union(*asked.values()), url)
+    needed = {name: asked(recipe, name, url) for name in parts}
+    check_asked(values, frozenset().union(*needed.values()), url)
     found = []
     for name in parts:
-        missing = asked[name] - set(values)
+        missing = needed[name] - set(values)
         # a name that stands for itself is still there when all is resolved
-        filled = {word: values.get(word, f"{{{word}}}") for word in asked[name]}
+        filled = {word: values.get(word, f"{{{word}}}") for word in needed[name]}
         whole = _without_league(recipe) if missing & _names(recipe.league) else recipe
         resolved = resolve(
             whole, url, steps=steps, part=name, values=filled, allow_code=allow_code
@@ -58,18 +59,22 @@ def _names(value: object) -> frozenset[str]:
     return frozenset(PLACEHOLDER.findall(repr(value)))
 
 
-def _asked(recipe: Recipe) -> frozenset[str]:
-    """Names that those who play in a chosen part ask for."""
+def asked(recipe: Recipe, part: str | None, where: str) -> frozenset[str]:
+    """Names that those who play in a part need values for; errors as `choose_part`'s."""
+    recipe = choose_part(recipe, part, where)
     names = _names([player.arguments for player in recipe.players().values()])
     return names | _names(recipe.league)
 
 
 def _without_league(recipe: Recipe) -> Recipe:
-    """The same with one unknown policy in place of the league's members."""
+    """The same with an unknown policy in place of the league's members, and of its latest."""
     member = Player("unknown:member", arguments={"league": recipe.league})
     behaviours = tuple(
-        replace(b, opponents=tuple(A_LEAGUE if o == LEAGUE else o for o in b.opponents))
+        replace(
+            b, policy=THE_LATEST if b.policy == LATEST else b.policy,
+            opponents=tuple(A_LEAGUE if o == LEAGUE else o for o in b.opponents),
+        )
         for b in recipe.behaviours
-    )
-    policies = recipe.policies | {A_LEAGUE: member}
+    )  # fmt: skip
+    policies = recipe.policies | {A_LEAGUE: member, THE_LATEST: member}
     return replace(recipe, behaviours=behaviours, policies=policies, league="")

@@ -19,12 +19,18 @@ from ..shards import storage
 from ..shards.card import write_card
 from ..shards.console import Advance, console, progress
 from ..shards.corpus import Corpus
-from ..shards.errors import ConfigError, PalaestraError, StorageError, UnknownNameError
+from ..shards.errors import (
+    ConfigError,
+    DifferentCorpusError,
+    PalaestraError,
+    StorageError,
+    UnknownNameError,
+)
 from ..shards.storage import local_path
 from . import pool, raster
 from .array import Share
 from .plan import plan, planned_steps
-from .players import inspect_players
+from .players import Provenance, inspect_players
 from .pool import Advanced, Event, Failed, Finished, check_workers
 from .recipe import Recipe
 from .work import ShardReport, is_complete, manifest_of, schema_of, write_shard
@@ -78,7 +84,9 @@ def generate(recipe: Recipe, url: str, options: Options | None = None) -> Outcom
     check_options(recipe, options)
     provenance = inspect_players(recipe, schema_of(recipe))
     wanted = chosen(len(plan(recipe)), options)
-    if not storage.exists(storage.join(url, "corpus.json")):
+    if storage.exists(storage.join(url, "corpus.json")):
+        _require_same_league(recipe, url, provenance)
+    else:
         check_room(recipe, url, wanted)  # before there is anything that fewer steps differ from
     corpus = Corpus.create(url, manifest_of(recipe, provenance))
     _remove_leftovers(url)  # of processes that were killed, the manifest's too
@@ -96,6 +104,17 @@ def generate(recipe: Recipe, url: str, options: Options | None = None) -> Outcom
         write_card(corpus)
         corpus.write_merged()
     return Outcome(Corpus.open(url), tuple(failures), len(absent))
+
+
+def _require_same_league(recipe: Recipe, url: str, provenance: Provenance) -> None:
+    """Raise DifferentCorpusError if the league is not what it was when the corpus was begun."""
+    league = recipe.league
+    before = Corpus.open(url).manifest.dependencies.get(league)
+    if league and before not in (None, provenance.dependencies[league]):
+        raise DifferentCorpusError(
+            f"{league} changed since {url} was begun, which holds to one league: name a copy that "
+            "stays as it is, or another destination"
+        )
 
 
 def check_options(recipe: Recipe, options: Options) -> None:

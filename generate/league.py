@@ -16,10 +16,10 @@ from ..shards import storage
 from ..shards.config import parse
 from ..shards.errors import ConfigError, UnknownNameError
 from .recipe import Player
-from .recipe_check import check_weight
 from .registry import check_level, task_class
 
 FORMAT = "palaestra-league"
+AGENT = "palaestra.train.agent:load"  # what plays a checkpoint; resolved at run time
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,6 @@ class Member:
     rating: float | None = None
     interval: tuple[float, float] | None = None
     """Of 95 %, about the rating."""
-    weight: float = 1.0
-    """How often it is an opponent, relative to the others."""
 
     @property
     def player(self) -> Player:
@@ -99,10 +97,11 @@ class League:
         """The members', in order."""
         return tuple(member.name for member in self.members)
 
-
-def load_league(url: str) -> tuple[Member, ...]:
-    """The members of the league file at `url`; errors as `read_league`'s."""
-    return read_league(url).members
+    @property
+    def latest(self) -> Member | None:
+        """The newest learned member."""
+        learned = (member for member in reversed(self.members) if not member.player.scripted)
+        return next(learned, None)
 
 
 def read_league(url: str) -> League:
@@ -181,7 +180,6 @@ def _check(league: League, url: str) -> None:
     if league.version < 0:
         raise ConfigError(f"{url}: version should not be negative, is {league.version}")
     for i, member in enumerate(league.members):
-        check_weight(member.weight, f"{url}: members[{i}]")
         _check_interval(member, f"{url}: members[{i}]")
         if member.name in league.names[:i]:
             raise ConfigError(f"{url}: members[{i}]: {member.name!r} is there twice")

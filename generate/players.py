@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..shards import storage
@@ -64,14 +64,22 @@ def provenance_of(recipe: Recipe, schema: Schema | None = None) -> Provenance:
     dependencies: dict[str, str] = {}
     versions: dict[str, str] = {}
     for label, player in recipe.players().items():
-        policy = load(player)
+        policy = _load_named(label, player)
         trained_on = getattr(policy, "schema", None)
         if schema is not None and isinstance(trained_on, Schema):
-            where = str(player.arguments.get("url", label))
+            where = f"policy {label!r}: {player.arguments.get('url', player.policy)}"
             trained_on.require_equal(schema, where, but=("reward_range",))
         dependencies |= getattr(policy, "dependencies", dict)()
         versions |= getattr(policy, "versions", dict)()
     return Provenance(dependencies, versions)
+
+
+def _load_named(label: str, player: Player) -> Policy:
+    """The player's policy; a checkpoint that cannot be loaded is told with who needs it."""
+    try:
+        return load(player)
+    except CheckpointError as error:
+        raise CheckpointError(f"policy {label!r}: {error}") from error
 
 
 def players_of(recipe: Recipe, wave: Wave) -> list[Player]:
@@ -82,13 +90,18 @@ def players_of(recipe: Recipe, wave: Wave) -> list[Player]:
 
 def label_of(recipe: Recipe, wave: Wave, first_match: int) -> Label:
     """What a wave's episodes are called."""
-    name, own = wave.behaviour.label, recipe.player_of(wave.behaviour)
+    behaviour, own = wave.behaviour, recipe.player_of(wave.behaviour)
+    label = Label(
+        behaviour.label, rating=own.rating, round=recipe.round, first_match=first_match
+    )
     if not wave.opponent:
-        return Label(name, rating=own.rating, round=recipe.round, first_match=first_match)
+        return label
     alone = wave.opponent == SELF
     rival = own if alone else recipe.player(wave.opponent)
-    opponent = name if alone else wave.opponent
-    return Label(name, opponent, own.rating, rival.rating, recipe.round, first_match)
+    return replace(
+        label, opponent=behaviour.label if alone else wave.opponent, opponent_rating=rival.rating,
+        sampling=behaviour.sampling, sampling_probability=behaviour.sampling_probability,
+    )  # fmt: skip
 
 
 def policy_of(recipe: Recipe, wave: Wave, pinned: Mapping[str, str] | None = None) -> Policy:

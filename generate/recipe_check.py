@@ -8,7 +8,19 @@ from collections.abc import Collection
 
 from ..shards.errors import ConfigError, UnknownNameError
 from .groups import pairs
-from .recipe import KEEP, LEAGUE, SCRIPTED, SELF, Behaviour, Part, Player, Recipe
+from .recipe import (
+    KEEP,
+    LATEST,
+    LEAGUE,
+    SCRIPTED,
+    SELF,
+    WEIGHTINGS,
+    Behaviour,
+    Part,
+    Player,
+    Recipe,
+    Sampling,
+)
 from .registry import task_class
 from .world import RENDERERS
 
@@ -34,6 +46,7 @@ def check(recipe: Recipe, where: str, allow_code: bool = False) -> None:
     if not recipe.behaviours:
         raise ConfigError(f"{where}: behaviours: expected at least one")
     _check_parts(recipe, where)
+    _check_sampling(recipe.sampling, f"{where}: sampling")
     for name, player in recipe.policies.items():
         check_name(name, f"{where}: policies")
         check_player(player, f"{where}: policies.{name}", allow_code)
@@ -55,6 +68,17 @@ def check_weight(weight: float, where: str) -> None:
         raise ConfigError(f"{where}: weight should be positive, is {weight}")
 
 
+def _check_sampling(sampling: Sampling, where: str) -> None:
+    shares = {name: getattr(sampling, name) for name in ("pfsp", "self_play", "past")}
+    for name, value in (shares | {"temperature": sampling.temperature}).items():
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{where}: {name} should not be negative, is {value}")
+    if not any(shares.values()):
+        raise ConfigError(f"{where}: {', '.join(shares)} should not all be 0")
+    if sampling.weighting not in WEIGHTINGS:
+        raise UnknownNameError("weighting", sampling.weighting, WEIGHTINGS, where)
+
+
 def _check_keep(recipe: Recipe | Part, where: str) -> None:
     if recipe.keep not in KEEP:
         raise UnknownNameError("value of keep", recipe.keep, KEEP, where)
@@ -74,7 +98,7 @@ def _check_parts(recipe: Recipe, where: str) -> None:
 
 def check_name(name: str, where: str) -> None:
     """Raise ConfigError unless a recipe or a league can call a policy by this name."""
-    if name in ("", SELF, LEAGUE, *SCRIPTED) or ":" in name or not name.isprintable():
+    if name in ("", SELF, LEAGUE, LATEST, *SCRIPTED) or ":" in name or not name.isprintable():
         raise ConfigError(f"{where}: a policy of your own cannot be called {name!r}")
 
 
@@ -127,11 +151,21 @@ def _check_behaviour(recipe: Recipe, behaviour: Behaviour, where: str, allow_cod
             raise ConfigError(f"{where}: parts: the recipe has none, not {part!r}")
         if part not in recipe.parts:
             raise UnknownNameError("part", part, recipe.parts, where)
-    if behaviour.policy not in recipe.policies:
-        check_player(recipe.player_of(behaviour), where, allow_code, recipe.policies)
+    if behaviour.policy == LATEST:
+        _check_latest(recipe, behaviour, where)
+    elif behaviour.policy not in recipe.policies:
+        known = (LATEST, *recipe.policies)
+        check_player(recipe.player_of(behaviour), where, allow_code, known)
     elif behaviour.noise or behaviour.arguments:
         raise ConfigError(f"{where}: {behaviour.policy!r} has its noise and arguments in policies")
     _check_opponents(recipe, behaviour, f"{where}: opponents", allow_code)
+
+
+def _check_latest(recipe: Recipe, behaviour: Behaviour, where: str) -> None:
+    if not recipe.league:
+        raise ConfigError(f"{where}: 'latest' needs the recipe's league, a league file's URL")
+    if behaviour.noise or behaviour.arguments:
+        raise ConfigError(f"{where}: 'latest' has neither noise nor arguments; see sampling")
 
 
 def _check_tasks(recipe: Recipe, behaviour: Behaviour, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,11 +12,12 @@ import xxhash
 
 from ..shards.errors import ConfigError, UnknownNameError
 from .groups import pairs
-from .league import Member, load_league
+from .league import AGENT, League, Member, read_league
 from .plan import plan
-from .recipe import LEAGUE, SELF, Behaviour, Recipe
+from .recipe import LATEST, LEAGUE, SELF, Behaviour, Player, Recipe
 from .recipe_check import check_labels, check_limits, check_name, check_player
 from .registry import task_class
+from .sampling import DRAWN, LISTED, Rival, draw_from
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # any other brace stands for itself
 
@@ -33,10 +34,13 @@ def resolve(
         recipe = replace(recipe, steps=steps)
         check_limits(recipe, "steps", where)
     recipe = fill(choose_part(recipe, part, where), values, where)
-    members = load_league(recipe.league) if LEAGUE in recipe.players() else ()
-    recipe = add_members(recipe, members, where, allow_code)
-    behaviours = tuple(piece for b in recipe.behaviours for piece in _pieces(b, members))
-    recipe = replace(recipe, behaviours=behaviours)
+    if recipe.needs_league:
+        league = read_league(recipe.league)
+        recipe = add_latest(add_members(recipe, league, where, allow_code), league)
+    else:
+        league = None
+    behaviours = tuple(piece for b in recipe.behaviours for piece in _pieces(b, recipe, league))
+    recipe = replace(recipe, behaviours=behaviours, selfplay={})
     check_labels(recipe, where)  # a member's too
     used = recipe.players()
     named = {name: player for name, player in recipe.policies.items() if name in used}
@@ -64,7 +68,7 @@ def choose_part(recipe: Recipe, part: str | None, where: str) -> Recipe:
         recipe, name=f"{recipe.name}/{part}", steps=round(recipe.steps * chosen.weight / total),
         behaviours=behaviours, seed=seed, keep=chosen.keep, round=chosen.round, parts={},
     )  # fmt: skip
-    return recipe if LEAGUE in recipe.players() else replace(recipe, league="")
+    return recipe if recipe.needs_league else replace(recipe, league="")
 
 
 def fill(recipe: Recipe, values: Mapping[str, str], where: str) -> Recipe:
@@ -107,51 +111,86 @@ def check_asked(values: Iterable[str], asked: Collection[str], where: str) -> No
             raise UnknownNameError("name", name, asked, f"{where}: --set")
 
 
-def add_members(
-    recipe: Recipe, members: Sequence[Member], where: str, allow_code: bool
-) -> Recipe:
+def add_members(recipe: Recipe, league: League, where: str, allow_code: bool) -> Recipe:
     """The recipe with a league's members among its policies."""
     policies = dict(recipe.policies)
-    for i, member in enumerate(members):
+    for i, member in enumerate(league.members):
         place = f"{recipe.league}: members[{i}]"
         if member.name != "random" or member.policy != "random":  # the anchor is what recipes mean
             check_name(member.name, place)
         check_player(member.player, place, allow_code)
         if member.name in policies:
             raise ConfigError(f"{place}: {member.name!r} is also a policy of {where}")
-        policies[member.name] = member.player
+        policies[member.name] = _drawing(member, recipe.sampling.temperature)
     return replace(recipe, policies=policies)
 
 
-def _pieces(behaviour: Behaviour, members: Sequence[Member]) -> Iterator[Behaviour]:
+def _drawing(member: Member, temperature: float) -> Player:
+    """The member, a network at the temperature unless it has one of its own."""
+    if member.policy != AGENT:
+        return member.player
+    arguments = {"temperature": temperature} | member.arguments
+    return replace(member.player, arguments=arguments)
+
+
+def add_latest(recipe: Recipe, league: League) -> Recipe:
+    """The recipe with the newest learned member's name for `latest`; ConfigError without one."""
+    if LATEST not in recipe.players():
+        return recipe
+    if league.latest is None:
+        raise ConfigError(f"{recipe.league}: 'latest' needs a learned member, which none is")
+    name = league.latest.name
+    behaviours = (
+        replace(b, policy=name) if b.policy == LATEST else b for b in recipe.behaviours
+    )
+    return replace(recipe, behaviours=tuple(behaviours))
+
+
+def _pieces(behaviour: Behaviour, recipe: Recipe, league: League | None) -> Iterator[Behaviour]:
     """Behaviours that together are this one."""
     found = pairs(behaviour)
-    single = [pair for pair in found if task_class(pair[0]).players == 1]
-    matches = [pair for pair in found if task_class(pair[0]).players > 1]
-    rivals = _opponents(behaviour, members)
-    total = sum(rivals.values())
-    for chosen, opponents, share in (
-        (single, (), 1.0), *((matches, (name,), part / total) for name, part in rivals.items())
-    ):
-        for tasks, levels in _products(chosen):
-            # in this order a behaviour that is one piece keeps its weight to the last bit
-            weight = behaviour.weight * (share * (len(tasks) * len(levels) / len(found)))
-            yield replace(
-                behaviour, tasks=tasks, levels=levels, opponents=opponents, weight=weight
-            )
+    alone = [pair for pair in found if task_class(pair[0]).players == 1]
+    groups: dict[tuple[Rival | None, ...], list[tuple[str, int]]] = {(None,): alone}
+    for pair in found:
+        if task_class(pair[0]).players > 1:
+            rivals = tuple(_rivals(behaviour, pair[0], recipe, league))
+            groups.setdefault(rivals, []).append(pair)
+    for rivals, chosen in groups.items():
+        total = sum(rival.probability for rival in rivals if rival)
+        for rival in rivals:
+            share = rival.probability / total if rival else 1.0
+            for tasks, levels in _products(chosen):
+                # in this order a behaviour that is one piece keeps its weight to the last bit
+                weight = behaviour.weight * (share * (len(tasks) * len(levels) / len(found)))
+                piece = replace(behaviour, tasks=tasks, levels=levels, weight=weight)
+                yield _against(piece, rival)
 
 
-def _opponents(behaviour: Behaviour, members: Sequence[Member]) -> dict[str, float]:
-    """How often each is met, relative to the others."""
-    found: dict[str, float] = defaultdict(float)
-    strength = sum(member.weight for member in members)
-    for name in behaviour.opponents or (SELF,):
-        if name == LEAGUE:
-            for member in members:
-                found[member.name] += member.weight / strength
-        else:
-            found[name] += 1.0
-    return found
+def _against(piece: Behaviour, rival: Rival | None) -> Behaviour:
+    if rival is None:
+        return replace(piece, opponents=(), sampling="", sampling_probability=None)
+    return replace(
+        piece, opponents=(rival.name,), sampling=rival.rule,
+        sampling_probability=rival.probability,
+    )  # fmt: skip
+
+
+def _rivals(
+    behaviour: Behaviour, task: str, recipe: Recipe, league: League | None
+) -> Iterator[Rival]:
+    """Whom a behaviour meets on a task; probabilities sum to 1, but for one resolved before."""
+    if behaviour.sampling and behaviour.sampling_probability:
+        (name,) = behaviour.opponents
+        yield Rival(name, behaviour.sampling, behaviour.sampling_probability)
+        return
+    words = behaviour.opponents or (SELF,)
+    for name, count in Counter(words).items():
+        if name != LEAGUE:
+            yield Rival(name, LISTED, count / len(words))
+            continue
+        assert league is not None
+        for rival in draw_from(league, recipe.sampling, behaviour.policy, task):
+            yield replace(rival, probability=rival.probability * count / len(words))
 
 
 def _products(
@@ -169,12 +208,16 @@ def _products(
 
 
 def check_mixture(recipe: Recipe, where: str) -> None:
-    """ConfigError if a policy, an opponent or a task of the recipe would not play once."""
+    """ConfigError if a policy, a listed opponent or a task of the recipe would not play once.
+
+    Of a league's members those that are rarely met may have no match in a small corpus.
+    """
     waves = [wave for shard in plan(recipe) for wave in shard]
     playing = {name for w in waves for name in (w.behaviour.label, *w.behaviour.opponents)}
     tasks = {wave.task for wave in waves}
+    drawn = {name for b in recipe.behaviours if b.sampling in DRAWN for name in b.opponents}
     for name in recipe.players():
-        if name not in playing:
+        if name not in playing | drawn:
             _refuse(recipe, f"policy {name!r}", where)
     for behaviour in recipe.behaviours:
         for task in behaviour.tasks:

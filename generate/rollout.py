@@ -38,6 +38,9 @@ class Label:
     """Of a match; the sides alternate, `Match`'s `seat` says who plays which."""
     rating: float | None = None
     opponent_rating: float | None = None
+    sampling: str = ""
+    """How the opponent was chosen, and with which probability."""
+    sampling_probability: float | None = None
     round: int = 0
     first_match: int = 0
     """Match number of simulation 0; the others follow."""
@@ -150,7 +153,8 @@ def _episode(
         task=world.task.name, level=world.task.level, instruction=world.instruction[lane],
         match=label.first_match + sim, player=player, segment=segment,
         policy=label.policy, opponent=label.opponent, rating=label.rating,
-        opponent_rating=label.opponent_rating, round=label.round, seed=int(seeds[sim]),
+        opponent_rating=label.opponent_rating, sampling=label.sampling,
+        sampling_probability=label.sampling_probability, round=label.round, seed=int(seeds[sim]),
         outcome=outcome(step.success, lane, players) if terminated or truncated else None,
         terminated=terminated, truncated=truncated, cause=world.causes[sim],
         completion_step=completed if completed >= 0 else None,

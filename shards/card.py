@@ -60,7 +60,8 @@ samples = webdataset.WebDataset("data/shard-000000.tar", shardshuffle=False).dec
 JSON_TYPES = {
     "task": "string", "level": "int64", "instruction": "string", "match": "int64",
     "player": "int64", "segment": "int64", "policy": "string", "opponent": "string",
-    "rating": "float64", "opponent_rating": "float64", "round": "int64", "outcome": "string",
+    "rating": "float64", "opponent_rating": "float64", "sampling": "string",
+    "sampling_probability": "float64", "round": "int64", "outcome": "string",
     "seed": "uint64", "terminated": "bool", "truncated": "bool", "cause": "string",
     "completion_step": "int64", "final_state_xxh3": "string",
 }  # fmt: skip

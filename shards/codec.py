@@ -15,7 +15,7 @@ import zstandard
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from .episode import ARRAYS, Episode
+from .episode import ADDED, ARRAYS, Episode
 from .errors import CorruptionError
 
 ZSTD_LEVEL = 1
@@ -25,8 +25,8 @@ FRAME_DESCRIPTOR, CHECKSUM_FLAG = 4, 0x04  # a zstd frame's byte and bit that an
 HEADER_BYTES = 128  # of every .npy we write: NumPy pads to leave room for a longer first axis
 JSON_FIELDS = (
     "task", "level", "instruction", "match", "player", "segment", "policy", "opponent", "rating",
-    "opponent_rating", "round", "outcome", "seed", "terminated", "truncated", "cause",
-    "completion_step", "final_state_xxh3",
+    "opponent_rating", "sampling", "sampling_probability", "round", "outcome", "seed",
+    "terminated", "truncated", "cause", "completion_step", "final_state_xxh3",
 )  # fmt: skip
 
 _local = threading.local()  # zstd contexts are not thread-safe, and reuse halves small frames' cost
@@ -151,6 +151,7 @@ def decode_episode(members: Mapping[str, bytes | memoryview], where: str) -> Epi
         fields = json.loads(bytes(members["json"]))
         if fields["final_state_xxh3"] is not None:
             fields["final_state_xxh3"] = int(fields["final_state_xxh3"], 16)
+        fields = ADDED | fields
         arrays: dict[str, Any] = {
             name: decode_array(members[f"{name}.npy.zst"], f"{where}.{name}") for name in ARRAYS
         }

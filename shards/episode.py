@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from .errors import RolloutError
 from .schema import INSTRUCTION_BYTES, SEGMENT_STEPS, Schema
 
 ARRAYS = ("action", "reward", "success", "state", "pixels")  # stored order: pixels last
+ADDED: dict[str, Any] = {"sampling": "", "sampling_probability": None}
+"""Fields that older corpora lack, and what is taken for them there."""
 
 
 def sample_key(match: int, player: int, segment: int) -> str:
@@ -39,6 +42,11 @@ class Episode:
     """Empty for one player."""
     rating: float | None
     opponent_rating: float | None
+    sampling: str
+    """How the opponent was chosen: `listed` in the recipe, or of a league `pfsp`, `self_play` or
+    `past`; empty for one player."""
+    sampling_probability: float | None
+    """Of this opponent by that rule, among the matches of the behaviour on this task."""
     round: int
     outcome: str | None
     """Of a match, for this player: `win`, `draw` or `loss`; None for one player, and as long as it

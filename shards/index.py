@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from .episode import ARRAYS, Episode
+from .episode import ADDED, ARRAYS, Episode
 from .errors import CorruptionError
 
 METADATA = "palaestra"  # the key of the file's own metadata
@@ -29,7 +29,8 @@ COLUMNS: dict[str, Any] = {
     "key": pl.String, "task": pl.String, "level": pl.Int32, "instruction": pl.String,
     "match": pl.Int64, "player": pl.Int32, "segment": pl.Int32,
     "policy": pl.String, "opponent": pl.String, "rating": pl.Float64,
-    "opponent_rating": pl.Float64, "round": pl.Int32, "outcome": pl.String, "seed": pl.UInt64,
+    "opponent_rating": pl.Float64, "sampling": pl.String, "sampling_probability": pl.Float64,
+    "round": pl.Int32, "outcome": pl.String, "seed": pl.UInt64,
     "steps": pl.Int32, "return": pl.Float64, "success": pl.Boolean, "completion_step": pl.Int32,
     "terminated": pl.Boolean, "truncated": pl.Boolean, "cause": pl.String,
     **{f"{array}_{kind}": pl.Float64 for array in ARRAYS for kind in ("min", "max")},
@@ -223,13 +224,19 @@ def read(
     """
     with _reading(where):
         present = set(file.schema_arrow.names)
-    if missing := [name for name in columns if name not in present]:
-        raise CorruptionError(f"{where}: damaged index (no column {missing[0]!r})")
+    missing = [name for name in columns if name not in present]
+    if unknown := [name for name in missing if name not in ADDED]:
+        raise CorruptionError(f"{where}: damaged index (no column {unknown[0]!r})")
     wanted = pl.Schema({name: COLUMNS[name] for name in columns})
     for group in range(file.num_row_groups):
         with _reading(where):
-            table = file.read_row_group(group, list(columns), use_threads=False)
+            table = file.read_row_group(
+                group, [name for name in columns if name in present], use_threads=False
+            )
             frame = pl.DataFrame(table)
+            if missing:
+                absent = (pl.lit(ADDED[name], wanted[name]).alias(name) for name in missing)
+                frame = frame.with_columns(absent).select(columns)
             if frame.schema != wanted:
                 frame = frame.select(columns).cast(wanted)
         yield frame

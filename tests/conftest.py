@@ -49,7 +49,8 @@ def make_episode(steps: int = 256, number: int = 0, **fields: Any) -> Episode:
     values: dict[str, Any] = {
         "task": "reach", "level": 1, "instruction": "touch the ball", "match": number, "player": 0,
         "segment": 0, "policy": "expert+noise0.3", "opponent": "", "rating": None,
-        "opponent_rating": None, "round": 0, "outcome": None, "seed": 1000 + number,
+        "opponent_rating": None, "sampling": "", "sampling_probability": None, "round": 0,
+        "outcome": None, "seed": 1000 + number,
         "terminated": False, "truncated": True, "cause": "", "completion_step": None,
         "final_state_xxh3": (1 << 64) - 1 - number,
         "pixels": rng.integers(0, 256, (steps, size, size, 3), np.uint8),

@@ -64,7 +64,7 @@ opponents = ["league", "self"]
 """
 MEMBERS = [
     {"name": "old", "policy": "palaestra.train.agent:load", "arguments": {"url": "run-0"}},
-    {"name": "new", "policy": "expert", "noise": 0.3, "rating": 1200, "weight": 3},
+    {"name": "new", "policy": "expert", "noise": 0.3, "rating": 1200},
 ]
 PARTS = """name = "rounds"
 steps = 100_000

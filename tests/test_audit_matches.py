@@ -137,7 +137,11 @@ def test_several_behaviours_may_share_a_side(make: MakeCorpus) -> None:
 FIRST = pl.col("match") == 0
 SECOND = FIRST & (pl.col("player") == 1)
 LACKS = "has not one episode each of players 0 and 1"
-DIFFERS = "has players who differ in task, level, round, steps or final state"
+DIFFERS = (
+    "has players who differ in task, level, sampling, sampling_probability, round, steps or final "
+    "state"
+)
+UNLIKELY = "was not drawn with a chance in (0, 1]"
 STRANGERS = "has players who are not each other's opponent, ratings included"
 UNDECIDED = "did not end in a win and a loss, or in a draw for both"
 
@@ -154,6 +158,10 @@ UNDECIDED = "did not end in a win and a loss, or in a draw for both"
         (put(SECOND, level=2), {"mixture"}, DIFFERS),
         (put(SECOND, task="tag"), {"mixture"}, DIFFERS),
         (put(SECOND, round=1), set(), DIFFERS),
+        (put(SECOND, sampling="pfsp"), set(), DIFFERS),
+        (put(SECOND, sampling_probability=0.5), set(), DIFFERS),
+        (put(FIRST, sampling_probability=0.0), set(), UNLIKELY),
+        (put(FIRST, sampling_probability=1.5), set(), UNLIKELY),
         (put(SECOND, steps=7), set(), DIFFERS),
         (put(SECOND, final_state_xxh3=77), set(), DIFFERS),
         (put(SECOND, policy=LEARNER), {"mixture"}, STRANGERS),

@@ -34,6 +34,10 @@ round = 4
 heldout = true
 league = "{league}"
 
+[sampling]
+pfsp = 0
+self_play = 0
+
 [policies.champion]
 policy = "expert"
 noise = 0.1
@@ -113,6 +117,8 @@ def test_both_perspectives_are_there(
         assert (first["policy"], first["opponent"]) == (second["opponent"], second["policy"])
         assert first["rating"] == second["opponent_rating"] == RATINGS[first["policy"]]
         assert second["rating"] == first["opponent_rating"] == RATINGS[second["policy"]]
+        for name in ("sampling", "sampling_probability"):
+            assert first[name] == second[name]
     assert {row["round"] for row in rows} == {4}
     segments = Counter((row["match"], row["segment"]) for row in rows)
     assert set(segments.values()) == {2}
@@ -128,6 +134,8 @@ def test_everybody_is_met_and_sides_alternate(
     for task, rival in rivals:
         expected |= {(task, "champion", rival): 2, (task, rival, "champion"): 2}
     assert met == expected
+    drawn = {(f["sampling"], f["sampling_probability"]) for f, _ in sides}
+    assert drawn == {("listed", 1.0), ("past", 0.5)}
     for first, second in sides:
         even = first["match"] % 2 == 0
         assert (first if even else second)["policy"] == "champion"

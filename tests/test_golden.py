@@ -38,6 +38,7 @@ from palaestra.shards.segments import Source
 from palaestra.shards.writer import ShardWriter
 
 GOLDEN = Path(__file__).parent / "golden"
+OLDER = Path(__file__).parent / "golden_without_sampling"  # the same, before two fields were added
 TAR = GOLDEN / "data" / "shard-000000.tar"
 EXPECTED = GOLDEN / "expected.json"
 
@@ -51,7 +52,7 @@ def episodes() -> list[Episode]:
     match: dict[str, Any] = {
         "task": "sumo", "level": 3, "instruction": "push the rövär out", "round": 2,
         "seed": (1 << 63) - 1, "terminated": True, "truncated": False, "match": 1,
-        "final_state_xxh3": 99,
+        "final_state_xxh3": 99, "sampling": "pfsp", "sampling_probability": 0.125,
     }  # fmt: skip
     winner: dict[str, Any] = {
         "player": 0, "policy": "expert+noise0.3", "rating": 1203.5, "outcome": "win",
@@ -220,9 +221,28 @@ def test_the_same_episodes_still_give_the_same_bytes(tmp_path: Path) -> None:
     assert corpus.index.equals(Corpus.open(str(GOLDEN)).index)
 
 
-def test_the_audit_finds_no_damage() -> None:
+def test_a_corpus_without_the_newer_fields_is_read() -> None:
+    corpus, newer = Corpus.open(str(OLDER)), Corpus.open(str(GOLDEN))
+    assert set(corpus.index["sampling"]) == {""}
+    assert newer.index["sampling"].to_list() == ["", "", "pfsp", "pfsp", ""]
+    moved = ("sampling", "sampling_probability", "offset", "bytes", "xxh3")
+    assert corpus.index.drop(moved).equals(newer.index.drop(moved))
+    data = memoryview((OLDER / "data" / "shard-000000.tar").read_bytes())
+    for row, episode in zip(corpus.index.iter_rows(named=True), episodes(), strict=True):
+        piece = data[row["offset"] : row["offset"] + row["bytes"]]
+        found = decode_sample(piece, row["key"], "older")
+        assert (found.sampling, found.sampling_probability) == ("", None)
+        assert (found.key, found.rating) == (episode.key, episode.rating)
+    batches = [Reader([Source(c)], batch_size=3, micro_batch=3, seed=11) for c in (corpus, newer)]
+    assert batches[0].keys(0) == batches[1].keys(0)
+    for reader in batches:
+        reader.close()
+
+
+@pytest.mark.parametrize("folder", [GOLDEN, OLDER], ids=lambda path: path.name)
+def test_the_audit_finds_no_damage(folder: Path) -> None:
     """Its recipe is not what it was made from, so only steps and mixture may be missed."""
-    checks = audit(Corpus.open(str(GOLDEN)), deep=True).checks
+    checks = audit(Corpus.open(str(folder)), deep=True).checks
     assert {check.name for check in checks if check.passed is False} <= {"steps", "mixture"}
 
 

@@ -15,7 +15,6 @@ from palaestra.generate.league import (
     League,
     Matches,
     Member,
-    load_league,
     read_league,
     to_json,
     with_matches,
@@ -26,7 +25,7 @@ from palaestra.shards.errors import ConfigError, UnknownNameError
 from recipe_files import load_with_league
 from recipe_files import write_league as write_members
 
-LEARNED = Member("run", "palaestra.train.agent:load", arguments={"url": "s3://b/run"}, weight=3)
+LEARNED = Member("run", "palaestra.train.agent:load", arguments={"url": "s3://b/run"})
 ROW = Matches("sumo", 1, "strong", "weak", 7, 60, 10, 30)
 OTHERS = (replace(ROW, level=2), replace(ROW, task="ball"), replace(ROW, seed=8))
 
@@ -48,7 +47,7 @@ def test_what_is_written_is_read(league: League, tmp_path: Path) -> None:
     written = write_league(url, with_member(league, rated))
     assert written == replace(with_member(league, rated), version=1)
     assert read_league(url) == written
-    assert load_league(url) == (*ANCHORS, LEARNED, rated)
+    assert read_league(url).members == (*ANCHORS, LEARNED, rated)
     assert json.loads(Path(url).read_text()) == json.loads(json.dumps(to_json(written)))
     assert write_league(url, written).version == read_league(url).version == 2
 
@@ -100,7 +99,7 @@ def test_members_are_added_and_never_changed(league: League) -> None:
     new = Member("new", "expert", 0.3)
     assert with_member(league, new).members == (*league.members, new)
     assert with_member(league, new).payoff == league.payoff
-    assert with_member(league, replace(LEARNED, rating=900.0, weight=1.0)) is league
+    assert with_member(league, replace(LEARNED, rating=900.0)) is league
     other = replace(LEARNED, arguments={"url": "s3://b/other"})
     message = "'run' is .*'s3://b/run'.*, not .*'s3://b/other'"
     refused(message, lambda: with_member(league, other))
@@ -131,7 +130,7 @@ def test_matches_that_cannot_have_been_are_refused(
     data = to_json(replace(league, payoff=(ROW, wrong)))
     url = write_members(tmp_path, data["members"], payoff=data["payoff"])
     refused(message, lambda: read_league(url), f"{url}: payoff[1]: ")
-    refused(message, lambda: load_league(url), f"{url}: payoff[1]: ")
+    refused(message, lambda: read_league(url), f"{url}: payoff[1]: ")
 
 
 @pytest.mark.parametrize(

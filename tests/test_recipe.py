@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from palaestra.generate import registry, work
-from palaestra.generate.league import load_league
+from palaestra.generate.league import read_league
 from palaestra.generate.plan import MATCHES_PER_SHARD, cells
 from palaestra.generate.recipe import SELF, Behaviour, Player
 from palaestra.generate.recipe_check import LIMITS
@@ -258,14 +258,22 @@ def test_a_name_may_not_pass_for_a_noisy_expert(tmp_path: Path) -> None:
 # Leagues
 
 
-def test_a_leagues_members_are_met_by_their_weights(tmp_path: Path) -> None:
+def test_a_leagues_members_are_met_by_rule(tmp_path: Path) -> None:
     recipe = load_with_league(tmp_path, MEMBERS)
     assert recipe.league == f"{tmp_path}/league.json"
-    assert {b.opponents: b.weight for b in recipe.behaviours} == {
-        ("old",): 0.125, ("new",): 0.375, ("self",): 0.5,
+    met = {
+        (b.sampling, *b.opponents): (b.weight, b.sampling_probability) for b in recipe.behaviours
+    }
+    shares = {
+        ("self_play", "self"): 0.35, ("pfsp", "old"): 0.25, ("pfsp", "new"): 0.25,
+        ("past", "old"): 0.075, ("past", "new"): 0.075,
     }  # fmt: skip
+    expected = {key: pytest.approx((share / 2, share / 2)) for key, share in shares.items()}
+    assert met == expected | {("listed", "self"): (0.5, 0.5)}
     assert recipe.policies == {
-        "old": Player("palaestra.train.agent:load", arguments={"url": "run-0"}),
+        "old": Player(
+            "palaestra.train.agent:load", arguments={"url": "run-0", "temperature": 1.0}
+        ),
         "new": Player("expert", 0.3, rating=1200.0),
     }
     text = LEAGUE.replace('["league", "self"]', '["league", "new"]')
@@ -281,8 +289,8 @@ def test_a_leagues_members_are_met_by_their_weights(tmp_path: Path) -> None:
         ([{"name": "a", "policy": "exprt"}], r"members\[0\]: unknown policy 'exprt'; did you mean"),
         ([{"name": "a", "policy": "expert", "noise": 3}], r"members\[0\]: noise should be in"),
         ([{"name": "a", "policy": "os:getcwd"}], r"members\[0\]: policy 'os:getcwd' .*allow-code"),
-        ([{"name": "a", "policy": "expert", "weight": 0}], r"\[0\]: weight should be positive, is"),
-        ([{"name": "a", "policy": "expert", "weight": float("inf")}], "weight should be positive"),
+        ([{"name": "a", "policy": "expert", "weight": 1}], r"members\[0\]: unknown key 'weight'"),
+        ([{"name": "latest", "policy": "expert"}], r"\[0\]: a policy .* cannot be called 'latest'"),
         ([{"name": "a", "policy": "expert", "rating": float("nan")}], "rating should be finite"),
         ([{"name": "expert", "policy": "expert"}], r"\[0\]: a policy .* cannot be called 'expert'"),
         ([*MEMBERS, MEMBERS[0]], r"members\[2\]: 'old' is there twice"),
@@ -300,10 +308,10 @@ def test_a_file_that_is_no_league_is_refused(tmp_path: Path) -> None:
     expected = "league.json: expected format 'palaestra-league', found "
     for text, found in (("[1]", r"\[1\]"), ("{}", "None"), ('{"format": "mine"}', "'mine'")):
         path.write_text(text)
-        refused(expected + found, lambda: load_league(str(path)), str(path))
+        refused(expected + found, lambda: read_league(str(path)), str(path))
     path.write_text("{")
     with pytest.raises(StorageError, match=r"league\.json"):
-        load_league(str(path))
+        read_league(str(path))
     with pytest.raises(StorageError, match=r"none\.json: not found"):
         load(tmp_path, LEAGUE, values={"league": f"{tmp_path}/none.json"})
 
@@ -382,7 +390,7 @@ def test_a_part_without_matches_needs_no_league(tmp_path: Path) -> None:
     alone = '\n[[behaviours]]\nparts = ["b"]\ntasks = ["reach"]\npolicy = "random"\n'
     text = LEAGUE.replace("[[", f"{parts}\n[[").replace("tasks", 'parts = ["a"]\ntasks') + alone
     assert load(tmp_path, text, part="b").league == ""
-    assert len(load_with_league(tmp_path, MEMBERS, text, part="a").behaviours) == 3
+    assert len(load_with_league(tmp_path, MEMBERS, text, part="a").behaviours) == 6
     message = r"recipe\.toml: league: '{league}' needs a value: --set league=…"
     refused(message, lambda: load(tmp_path, text, part="a"), str(tmp_path))
 

@@ -10,7 +10,8 @@ from .report import GROUP, Check, Tally, judge
 from .rules import KEY, moving_frames, repeated_frames
 
 SAMPLE = ["match", "player", "segment"]  # what a key is made of
-ENDINGS = ["outcome", "rating", "opponent_rating"]  # not kept once the shard's matches are checked
+# not kept once the shard's matches are checked
+ENDINGS = ["outcome", "rating", "opponent_rating", "sampling", "sampling_probability"]
 
 
 def by_episode(rows: pl.DataFrame) -> pl.DataFrame:

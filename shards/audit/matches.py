@@ -9,7 +9,9 @@ import polars as pl
 from .rules import Rule
 
 MATCH, PLAYER = pl.format("match {}", "match"), pl.format("match {}, player {}", "match", "player")
-SHARED = ("task", "level", "round", "steps", "final_state_xxh3")
+SHARED = (
+    "task", "level", "sampling", "sampling_probability", "round", "steps", "final_state_xxh3",
+)  # fmt: skip
 EXCHANGED = {
     "policy": "opponent", "opponent": "policy",
     "rating": "opponent_rating", "opponent_rating": "rating",
@@ -38,6 +40,8 @@ def match_rules() -> Iterator[Rule]:
         col(name).ne_missing(col(other).shift(1)) for name, other in EXCHANGED.items()
     )
     yield Rule("matches", bad, "has players who are not each other's opponent, ratings included")
+    chance = col("sampling_probability")
+    yield Rule("matches", (chance <= 0) | (chance > 1), "was not drawn with a chance in (0, 1]")
     mirrored = col("outcome").replace_strict(MIRRORED, default=None) == col("outcome").shift(1)
     bad = second & ~mirrored.fill_null(False)
     yield Rule("matches", bad, "did not end in a win and a loss, or in a draw for both")

@@ -22,8 +22,8 @@ KEY = pl.format(
 SAMPLE_NAME = pl.format("sample {}", "key")
 EPISODE = ("file", "match", "player")
 CONSTANT = (  # over an episode's segments; seeds have a check of their own
-    "task", "level", "instruction", "policy", "opponent", "rating", "opponent_rating", "round",
-    "outcome",
+    "task", "level", "instruction", "policy", "opponent", "rating", "opponent_rating", "sampling",
+    "sampling_probability", "round", "outcome",
 )  # fmt: skip
 SEGMENT_COLUMNS = (
     *EPISODE, "segment", "key", "steps", "terminated", "truncated", "final_state_xxh3", *CONSTANT,
