@@ -11,7 +11,7 @@ from ..generate.league import ANCHORS, Member, read_league
 from ..generate.recipe import Player
 from ..generate.recipe_check import check_player
 from ..generate.slots import make_schema
-from ..shards.errors import ConfigError
+from ..shards.errors import CheckpointError, ConfigError, StorageError
 from .entrants import AGENT, IMAGE_SIZE, Entrant
 
 
@@ -67,21 +67,24 @@ def _bare(player: Player) -> Player:
 
 def _described(members: Iterable[Member], where: str) -> Iterator[Opponent]:
     for member in members:
-        bare = (member.name, member.policy, member.noise, member.arguments)
-        check_player(member.player, f"{where}: {member.name}", False)
+        bare, place = (member.name, *member.plays), f"{where}: member {member.name!r}"
+        check_player(member.player, place, False)
         if member.player.scripted:
             yield Opponent(*bare)
         elif member.policy == AGENT and "url" in member.arguments:
-            yield Opponent(*bare, *_seen(str(member.arguments["url"])))
+            yield Opponent(*bare, *_seen(str(member.arguments["url"]), place))
         else:
             yield Opponent(*bare, pixels=True)  # for all we know
 
 
-def _seen(url: str) -> tuple[bool, int]:
+def _seen(url: str, member: str) -> tuple[bool, int]:
     """Whether a network looks at frames, and of which size."""
     from ..train.export import find_weights, read_metadata
 
-    found = read_metadata(find_weights(url))
+    try:
+        found = read_metadata(find_weights(url))
+    except (CheckpointError, StorageError) as error:
+        raise CheckpointError(f"{member}: {error}") from error
     ours = make_schema(found.schema.image_size, (0.0, 1.0))
-    found.schema.require_equal(ours, url, but=("reward_range",))
+    found.schema.require_equal(ours, f"{member}: {url}", but=("reward_range",))
     return "pixels" in found.config.inputs.split("+"), found.schema.image_size

@@ -48,7 +48,7 @@ def check(recipe: Recipe, where: str, allow_code: bool = False) -> None:
     _check_parts(recipe, where)
     _check_sampling(recipe.sampling, f"{where}: sampling")
     for name, player in recipe.policies.items():
-        check_name(name, f"{where}: policies")
+        check_name(name, player.policy, f"{where}: policies")
         check_player(player, f"{where}: policies.{name}", allow_code)
     for i, behaviour in enumerate(recipe.behaviours):
         _check_behaviour(recipe, behaviour, f"{where}: behaviours[{i}]", allow_code)
@@ -96,8 +96,10 @@ def _check_parts(recipe: Recipe, where: str) -> None:
             raise ConfigError(f"{place}: no behaviour plays in it")
 
 
-def check_name(name: str, where: str) -> None:
+def check_name(name: str, policy: str, where: str) -> None:
     """Raise ConfigError unless a recipe or a league can call a policy by this name."""
+    if name == policy == "random":  # the anchor, which may have a rating
+        return
     if name in ("", SELF, LEAGUE, LATEST, *SCRIPTED) or ":" in name or not name.isprintable():
         raise ConfigError(f"{where}: a policy of your own cannot be called {name!r}")
 

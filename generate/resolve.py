@@ -116,8 +116,7 @@ def add_members(recipe: Recipe, league: League, where: str, allow_code: bool) ->
     policies = dict(recipe.policies)
     for i, member in enumerate(league.members):
         place = f"{recipe.league}: members[{i}]"
-        if member.name != "random" or member.policy != "random":  # the anchor is what recipes mean
-            check_name(member.name, place)
+        check_name(member.name, member.policy, place)
         check_player(member.player, place, allow_code)
         if member.name in policies:
             raise ConfigError(f"{place}: {member.name!r} is also a policy of {where}")
@@ -150,15 +149,15 @@ def _pieces(behaviour: Behaviour, recipe: Recipe, league: League | None) -> Iter
     """Behaviours that together are this one."""
     found = pairs(behaviour)
     alone = [pair for pair in found if task_class(pair[0]).players == 1]
-    groups: dict[tuple[Rival | None, ...], list[tuple[str, int]]] = {(None,): alone}
+    groups: dict[tuple[Rival, ...], list[tuple[str, int]]] = {(): alone}
     for pair in found:
         if task_class(pair[0]).players > 1:
             rivals = tuple(_rivals(behaviour, pair[0], recipe, league))
             groups.setdefault(rivals, []).append(pair)
     for rivals, chosen in groups.items():
-        total = sum(rival.probability for rival in rivals if rival)
-        for rival in rivals:
-            share = rival.probability / total if rival else 1.0
+        total = sum(rival.probability for rival in rivals)
+        parts: list[tuple[Rival | None, float]] = [(r, r.probability / total) for r in rivals]
+        for rival, share in parts or [(None, 1.0)]:
             for tasks, levels in _products(chosen):
                 # in this order a behaviour that is one piece keeps its weight to the last bit
                 weight = behaviour.weight * (share * (len(tasks) * len(levels) / len(found)))

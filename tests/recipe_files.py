@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from palaestra.generate.league import AGENT, ANCHORS, FORMAT, League, Member, to_json
 from palaestra.generate.plan import MATCHES_PER_SHARD, cells, plan
 from palaestra.generate.recipe import Behaviour, Recipe
 from palaestra.generate.recipe_file import load_recipe, read_recipe
 from palaestra.generate.resolve import PLACEHOLDER, choose_part
+from palaestra.shards import storage
 from palaestra.shards.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -137,7 +139,17 @@ def values_of(url: str, part: str | None, allow_code: bool = False) -> dict[str,
     """A value for every name that a part asks for."""
     recipe = choose_part(read_recipe(url, allow_code), part, url)
     names = PLACEHOLDER.findall(f"{recipe.players()} {recipe.league}")
-    return {name: f"/runs/{name}" for name in names}
+    values = {name: f"/runs/{name}" for name in names}
+    return values | ({"league": league_of(recipe.round)} if "league" in names else {})
+
+
+def league_of(round: int) -> str:
+    """URL of the league with which a round begins: the anchors and who came of earlier rounds."""
+    rounds = (f"round-{number}" for number in range(round))
+    learned = (Member(name, AGENT, arguments={"url": f"/runs/{name}"}) for name in rounds)
+    url = f"memory://leagues/{round}.json"
+    storage.write_json(url, to_json(League(FORMAT, (*ANCHORS, *learned))))
+    return url
 
 
 def load_real(url: str, part: str | None) -> Recipe:
