@@ -28,6 +28,7 @@ def command(arguments: Arguments) -> int:
     from .arguments import resolve
     from .plan.room import settle
     from .run import check_run, find_source, record_run
+    from .warm_start import check_start
 
     config, execution, cadence = resolve(arguments)
     if arguments.cache_size <= 0:
@@ -36,6 +37,7 @@ def command(arguments: Arguments) -> int:
     heldout = [open_corpus(url) for url in arguments.heldout]
     check_run(arguments.run, config, corpora, heldout)
     source = find_source(arguments.resume, arguments.run, config, corpora[0].schema)
+    check_start(arguments.run, config, corpora[0].schema)
     execution = settle(
         config, execution, corpora[0].schema,
         stage=arguments.zero_stage == "auto", recompute=arguments.recompute == "auto",
@@ -43,14 +45,14 @@ def command(arguments: Arguments) -> int:
     if execution.ranks > 1 and "RANK" not in os.environ:
         return launch(execution.ranks, sys.argv[1:])
 
-    from .engine import as_first, one_voice, start_ranks, stop_ranks
+    from .engine import as_first, one_voice, start_as_first, start_ranks, stop_ranks
     from .trainer import Trainer
 
     end_with_launcher()
     rank, _ = start_ranks()
     try:
         with heeding_signals() as stop, one_voice(), own(arguments.run, rank) as owner:
-            execution = as_first(execution)
+            config, execution = start_as_first(config), as_first(execution)
             if rank == 0:
                 record_run(arguments.run, config)
             trainer = Trainer(
@@ -102,6 +104,8 @@ def describe(
     console.print(f"{config.preset}: {', '.join(parts)}", markup=False)
     if begun:
         console.print(f"from {begun}", markup=False)
+    elif config.warm_start:
+        console.print(f"weights from {config.warm_start}", markup=False)
 
 
 def main() -> None:

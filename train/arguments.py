@@ -69,6 +69,9 @@ class Arguments:
     resume: str = "auto"
     """`auto`: from the run's newest complete checkpoint, on any number of ranks; `never`; or a
     checkpoint's URL, from which a new run goes on."""
+    warm_start: str = ""
+    """Begin a new run, at update 0, with the weights of another: a run (its newest checkpoint), a
+    checkpoint, or a .safetensors file."""
     validate_every: int = 100
     """Updates between losses on held-out matches and on --heldout; 0 for never."""
     validation_share: float = 0.02
@@ -107,6 +110,7 @@ class Arguments:
 def resolve(arguments: Arguments) -> tuple[TrainConfig, Execution, Cadence]:
     """What decides the run's numbers, how it is computed, and when it saves; checked whole."""
     from .engine import bf16_is_fast
+    from .warm_start import settle_start
 
     preset = load_preset(arguments.preset)
     pairs = [split_weight(corpus) for corpus in arguments.corpora]
@@ -128,6 +132,7 @@ def resolve(arguments: Arguments) -> tuple[TrainConfig, Execution, Cadence]:
         warm_up=preset.warm_up if arguments.warm_up is None else arguments.warm_up,
         precision=precision, loss=arguments.loss, history_dropout=arguments.history_dropout,
         validation_share=arguments.validation_share, seed=arguments.seed,
+        warm_start=settle_start(arguments.warm_start, arguments.run),
     )  # fmt: skip
     cadence = Cadence(
         checkpoint=parse_interval(arguments.checkpoint_every, "checkpoint-every"),

@@ -65,6 +65,10 @@ class TrainConfig:
     validation_share: float = 0.02
     """Of the matches, kept out of training."""
     seed: int = 0
+    warm_start: str = ""
+    """URL of the weights file that the run began with, found when it began; empty for drawn
+    weights. Given again as the run or checkpoint that holds the file it is the same setting; once
+    the run has a checkpoint of its own the file is read no more, and may be gone."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
@@ -71,6 +71,23 @@ def as_first(execution: Execution) -> Execution:
     torch.distributed.broadcast(chosen, 0)
     stage, recompute = chosen.tolist()
     return replace(execution, zero_stage=stage, recompute=recompute)
+
+
+def start_as_first(config: TrainConfig) -> TrainConfig:
+    """With the first rank's `warm_start`: a source in training may be at another checkpoint by now.
+
+    Collective.
+    """
+    chosen = [config.warm_start]
+    torch.distributed.broadcast_object_list(chosen, 0)
+    return replace(config, warm_start=chosen[0])
+
+
+def lowest(value: int) -> int:
+    """The least of all ranks' values."""
+    values = torch.tensor([value], device="cuda" if torch.cuda.is_available() else "cpu")
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MIN)
+    return int(values.item())
 
 
 @contextmanager
@@ -155,9 +172,15 @@ class Engine:
     """A network under DeepSpeed: forward and backward of micro-batches, update, save, load."""
 
     def __init__(
-        self, build: Callable[[], PolicyValueNetwork], config: TrainConfig, execution: Execution
-    ) -> None:
-        """Build the network partitioned from the start (`zero.Init`) and draw its weights."""
+        self, build: Callable[[], PolicyValueNetwork], config: TrainConfig, execution: Execution,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """Build the network partitioned from the start (`zero.Init`) and draw its weights.
+
+        Or take those of `weights`, by parameter, in place of the drawn ones: all of them on every
+        rank, but under ZeRO-3 on the first alone, and then none on the others. The optimiser's fp32
+        copies begin as the parameters are: exactly those, or in a bf16 run their bf16 values.
+        """
         self.rank, self.world_size = (
             torch.distributed.get_rank(),
             torch.distributed.get_world_size(),
@@ -175,6 +198,8 @@ class Engine:
             model.to("cuda" if cuda else "cpu", dtype)
         generator = torch.Generator("cuda" if cuda else "cpu").manual_seed(config.seed)
         model.initialise(generator, self._gather)
+        if weights is not None:
+            self._take(model, weights)
         if execution.compile:
             for block in model.blocks:
                 block.forward = torch.compile(block.forward)
@@ -202,6 +227,14 @@ class Engine:
 
     def _gather(self, parameters: list[nn.Parameter]) -> Any:
         return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
+
+    @torch.no_grad()
+    def _take(self, model: PolicyValueNetwork, weights: Mapping[str, Tensor]) -> None:
+        """One parameter at a time, so that a partitioned network never exists on one rank."""
+        for name, parameter in model.named_parameters():
+            with self._gather([parameter]):
+                if name in weights:
+                    parameter.copy_(weights[name])
 
     def forward(self, *inputs: Any) -> tuple[Tensor, Tensor]:
         """The network's outputs for a micro-batch."""
@@ -235,11 +268,10 @@ class Engine:
         torch.distributed.all_reduce(values)
         return values
 
-    def lowest(self, value: int) -> int:
-        """The least of all ranks' values."""
-        values = torch.tensor([value], device=self.device)
-        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MIN)
-        return int(values.item())
+    def as_first(self, values: Tensor) -> Tensor:
+        """The first rank's values, in the place of every rank's."""
+        torch.distributed.broadcast(values, 0)
+        return values
 
     def barrier(self) -> None:
         """Wait for all ranks."""

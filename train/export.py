@@ -84,12 +84,17 @@ def find_weights(url: str) -> str:
 
 
 def read_metadata(url: str) -> Metadata:
-    """What a weights file tells of itself, by its header alone; CheckpointError if not ours."""
+    """What a weights file tells of itself, by its header alone.
+
+    CheckpointError if it is not ours or not as long as it says.
+    """
     try:
         length = int.from_bytes(storage.read_range(url, 0, 8), "little")
         if length > LONGEST_HEADER:
             raise ValueError(f"a header of {length:,} bytes")
-        return _metadata(_told(storage.read_range(url, 8, 8 + length)), url)
+        header = storage.read_range(url, 8, 8 + length)
+        _check_size(url, header)
+        return _metadata(_told(header), url)
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{url}: not weights of ours ({error!r})") from error
 
@@ -124,6 +129,15 @@ def _map_local(path: Path, where: str) -> tuple[str, dict[str, Tensor], str]:
         return told, {name: mapped.get_tensor(name) for name in mapped.keys()}, digest  # noqa: SIM118
 
 
+def _check_size(url: str, header: bytes) -> None:
+    """ValueError unless the file ends where its last tensor does."""
+    entries = json.loads(header).items()
+    end = max(entry["data_offsets"][1] for name, entry in entries if name != "__metadata__")
+    expected, found = 8 + len(header) + end, storage.size(url)
+    if found != expected:
+        raise ValueError(f"{found:,} bytes of {expected:,}")
+
+
 def _told(header: bytes) -> str:
     return str(json.loads(header)["__metadata__"]["palaestra"])
 
@@ -146,20 +160,30 @@ def build_network(
     In bf16 its parameters are, and the state's statistics stay in fp32, as in training. No weight
     is there twice: each goes from the file to the device as it will be used.
     """
-    with torch.device("meta"):  # sizes without memory
-        network = PolicyValueNetwork(
-            exported.config.model, shapes_of(exported.schema), exported.config.inputs.split("+")
-        )
+    network = empty_network(exported)
     dtypes = dict.fromkeys(exported.weights, PRECISIONS[precision])
     dtypes |= {name: torch.float32 for name, _ in network.named_buffers()}
     # copied in any case: a file's bytes lie askew in memory, which may cost time and move last bits
     weights = {n: w.to(device, dtypes[n], copy=True) for n, w in exported.weights.items()}
+    assign_weights(network, weights, where)
+    return network.eval().requires_grad_(False)
+
+
+def empty_network(metadata: Metadata) -> PolicyValueNetwork:
+    """The network that the weights are of: sizes without memory."""
+    with torch.device("meta"):
+        return PolicyValueNetwork(
+            metadata.config.model, shapes_of(metadata.schema), metadata.config.inputs.split("+")
+        )
+
+
+def assign_weights(network: PolicyValueNetwork, weights: dict[str, Tensor], where: str) -> None:
+    """Have these very tensors be the network's; CheckpointError if they are not its own."""
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()  # the others only announce it
         raise CheckpointError(f"{where}: weights do not fit their own config: {reason}") from error
-    return network.eval().requires_grad_(False)
 
 
 def shapes_of(schema: Schema) -> Shapes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -36,11 +36,13 @@ class Learner:
     """The engine with its network, loss and metrics; the same numbers for any number of ranks."""
 
     def __init__(
-        self, config: TrainConfig, execution: Execution, corpora: Sequence[Corpus], reader: Reader
-    ) -> None:
+        self, config: TrainConfig, execution: Execution, corpora: Sequence[Corpus], reader: Reader,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """`weights` to begin with, where the engine wants them; their statistics are kept."""
         self.config, self.execution, self.reader = config, execution, reader
         self.schema = corpora[0].schema
-        self.engine = Engine(self._build, config, execution)
+        self.engine = Engine(self._build, config, execution, weights)
         moments = Moments()  # of all: an entry that is constant in one corpus may move in another
         for corpus in corpora:
             moments.merge(corpus.moments)
@@ -48,6 +50,13 @@ class Learner:
         self.engine.model.normalise_by(
             torch.tensor(mean), torch.tensor(deviation), hidden_state(self.schema, config.inputs)
         )
+        self.statistics: tuple[tuple[float, ...], ...] = ()
+        """Mean and scale of every state entry if another run's are kept; empty for the corpora's"""
+        if weights is not None:
+            found = torch.zeros(2, self.schema.state_size)
+            if weights:
+                found = torch.stack((weights["state.mean"], weights["state.scale"])).float()
+            self.keep_statistics(self.engine.as_first(found.to(self.engine.device)))
         self._flops = config.batch * train_flops(
             config.model, shapes_of(self.schema), config.inputs.split("+")
         )
@@ -58,6 +67,13 @@ class Learner:
             self.config.model, shapes_of(self.schema), self.config.inputs.split("+"),
             self.execution.recompute,
         )  # fmt: skip
+
+    def keep_statistics(self, found: Tensor) -> None:
+        """Normalise by another run's mean and scale (2, state_size), of what varied in that run."""
+        mean, scale = found.to(self.engine.device)
+        self.engine.model.keep_statistics(mean, scale)
+        state = self.engine.model.state
+        self.statistics = (tuple(state.mean.tolist()), tuple(state.scale.tolist()))
 
     def update(self, update: int, stream: Iterator[SegmentBatch]) -> dict[str, float]:
         """One global batch through the network and into the weights; metrics of all ranks.

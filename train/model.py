@@ -225,6 +225,15 @@ class PolicyValueNetwork(nn.Module):
         for name, values in (("mean", mean), ("scale", scale)):
             setattr(self.state, name, values.float().to(self.state.first.weight.device))
 
+    def keep_statistics(self, mean: Tensor, scale: Tensor) -> None:
+        """Take back statistics (state_size,) that the weights were trained with, after others.
+
+        An entry that was zero then, constant or hidden, keeps the others' scale: no weight knows
+        it, and where it is what it always was it still is zero.
+        """
+        self.state.mean, own = mean, self.state.scale
+        self.state.scale = torch.where(scale != 0, scale, own)
+
     def forward(
         self, state: Tensor, pixels: Tensor | None, instruction: Tensor, action: Tensor,
         history: Tensor, cache: Cache | None = None,

@@ -26,6 +26,9 @@ class Marker:
     """That wrote it, a file each."""
     corpora: tuple[tuple[str, ...], ...]
     """What must not change while a run goes on: fingerprint and contents of every corpus."""
+    statistics: tuple[tuple[float, ...], ...] = ()
+    """Mean and scale of every state entry, fp32, where a warm start kept another run's; empty for
+    those of the corpora."""
 
 
 @dataclass(frozen=True)

@@ -82,15 +82,27 @@ def find_source(
             f"--resume should be auto, never or a checkpoint's URL, as RUN/checkpoints/"
             f"update-00000500, is {resume!r}"
         )
-    found = read_metadata(find_weights(resume))
-    found.schema.require_equal(schema, resume)
-    mine, theirs = (c.to_json() for c in (config, found.config))
-    for name in ("preset", "inputs", "model"):
-        if mine[name] != theirs[name]:
-            raise CheckpointError(
-                f"{resume} is of {name} {theirs[name]}, this run has {name} {mine[name]}"
-            )
+    if config.warm_start:
+        raise ConfigError("expected one of --warm-start and --resume URL, found both")
+    check_network(find_weights(resume), config, schema, ("preset", "inputs", "model"), resume)
     return folder, int(update)
+
+
+def check_network(
+    weights: str, config: TrainConfig, schema: Schema, names: Sequence[str], where: str = ""
+) -> None:
+    """Raise SchemaMismatchError if a weights file is of another schema, CheckpointError if it is
+    none or of other settings of these `names`; both name `where`, by default the file.
+    """
+    where = where or weights
+    found = read_metadata(weights)
+    found.schema.require_equal(schema, where)
+    mine, theirs = (_flat({n: c.to_json()[n] for n in names}) for c in (config, found.config))
+    for name, value in mine.items():
+        if theirs[name] != value:
+            raise CheckpointError(
+                f"{where} is of {name} {theirs[name]}, this run has {name} {value}"
+            )
 
 
 def corpora_state(corpora: Sequence[Corpus]) -> tuple[tuple[str, ...], ...]:

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..shards import storage
 from ..shards.batch import SegmentBatch
@@ -24,6 +25,7 @@ from . import checkpoint
 from .cadence import Cadence
 from .checkpoint import Place
 from .config import TrainConfig
+from .engine import lowest
 from .execution import Execution
 from .export import export_metadata
 from .learner import Learner
@@ -34,6 +36,7 @@ from .run import check_marker, corpora_state
 from .show import Show, watch
 from .sources import split_sources
 from .stop import Stop
+from .warm_start import read_start
 
 VALIDATION_BATCHES = 4
 
@@ -52,14 +55,15 @@ class Trainer:
         self.stop = stop or Stop()
         training, held = split_sources(config, corpora)
         self.reader = self._reader(training)
-        self.learner = Learner(config, execution, corpora, self.reader)
+        self.places = self._places()
+        self._found = self._newest()
+        self.learner = Learner(config, execution, corpora, self.reader, self._weights())
         self.engine = self.learner.engine
         self.validation: dict[str, Reader] = {}
         if config.validation_share:
             self.validation["validation"] = self._reader(held)
         if heldout:
             self.validation["heldout"] = self._reader([Source(corpus) for corpus in heldout])
-        self.places = self._places()
         self.metadata = export_metadata(config, corpora[0].schema, _tasks(corpora))
         self.digest, self.start = 0, 0
 
@@ -83,17 +87,26 @@ class Trainer:
         first = os.environ.get("LOCAL_RANK", "0") == "0"
         return [*places, Place(storage.join(folder, name), first, shared=False)]
 
+    def _newest(self) -> tuple[Place, int]:
+        """The newest checkpoint that all ranks can read: where, and its update, -1 for none."""
+        rank = torch.distributed.get_rank()
+        updates = [lowest(place.newest(rank, self.execution.ranks)) for place in self.places]
+        update = max(updates)
+        return self.places[updates.index(update)], update  # the run's own, where both are as new
+
+    def _weights(self) -> dict[str, Tensor] | None:
+        """What the engine takes of a warm start; None for a run with a checkpoint, or drawn."""
+        if not self.config.warm_start or self._found[1] >= 0:
+            return None
+        partitioned = self.execution.zero_stage == 3
+        return {} if partitioned and torch.distributed.get_rank() else read_start(self.config)
+
     def resume(self, source: tuple[str, int] | None = None) -> str | None:
         """Go on from the newest checkpoint that all ranks can read; returns its URL.
 
         A run without any begins at `source`, folder and update of another's.
         """
-        updates = [
-            self.engine.lowest(place.newest(self.engine.rank, self.execution.ranks))
-            for place in self.places
-        ]
-        update = max(updates)
-        place = self.places[updates.index(update)]  # the run's own, where both are as new
+        place, update = self._found
         if update < 0:
             if source is None:
                 return None
@@ -102,6 +115,8 @@ class Trainer:
         marker = checkpoint.restore(place, update, self.engine)
         if source is None:
             check_marker(url, marker, self.corpora)
+        if marker.statistics:
+            self.learner.keep_statistics(torch.tensor(marker.statistics))
         self.start, self.digest = marker.update, marker.digest
         return url
 
@@ -193,7 +208,7 @@ class Trainer:
         self, place: Place, update: int, keep: Keep, metadata: dict[str, object] | None = None
     ) -> None:
         corpora = corpora_state(self.corpora)
-        marker = Marker(update, self.digest, self.execution.ranks, corpora)
+        marker = Marker(update, self.digest, self.execution.ranks, corpora, self.learner.statistics)
         approve = self.owner.check if self.owner else bool
         checkpoint.save(place, marker, self.engine, keep, metadata, approve)
 
