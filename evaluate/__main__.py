@@ -1,8 +1,9 @@
-"""`evaluate POLICY… --output DIR`, `evaluate RUN --watch`; `evaluate compare`, `merge`, `show`."""
+"""`evaluate POLICY… --output DIR`, `evaluate RUN --watch`, and four commands besides."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,9 +29,9 @@ class Arguments:
     tasks and those that --tasks and --levels name. Scores go to evaluations.jsonl and TensorBoard
     in the run. It ends with the checkpoint of the last update; started again, it goes on.
 
-    Three commands besides: `evaluate compare A B` tells two policies apart on the same seeds,
+    Four commands besides: `evaluate compare A B` tells two policies apart on the same seeds,
     `evaluate merge A B … --output DIR` joins evaluations that were played apart, `evaluate show DIR
-    --task T --seed N` films a run again.
+    --task T --seed N` films a run again, `evaluate selfplay RECIPE DEST` makes rounds of self-play.
     """
 
     policies: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY …")]
@@ -127,6 +128,33 @@ class ShowArguments:
     """Where the file goes: a folder or any URL."""
     size: int = 320
     """Pixels along each side of a view."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclass(frozen=True)
+class SelfPlayArguments:
+    """Make rounds of self-play: generate, audit, train and evaluate in turn, with one league.
+
+    RECIPE is one of `generate` with the parts round-0, round-1, … and a table `selfplay`; every
+    stage is a command that is printed. Killed anywhere, the same command goes on from there. Exits
+    with the code of the stage that failed or was stopped: 75 after `train` saved.
+    """
+
+    recipe: Annotated[str, tyro.conf.Positional]
+    """Recipe file (TOML), at any URL."""
+    dest: Annotated[str, tyro.conf.Positional]
+    """Where everything goes, the league and its report too: a folder, s3://, gs://, …"""
+    steps: int | None = None
+    """Interaction steps, instead of the recipe's."""
+    rounds: int | None = None
+    """Stop after so many, instead of all."""
+    workers: int | None = None
+    """Processes of generate and evaluate; by default one per core, or per GPU for networks."""
+    dry_run: bool = False
+    """Print the commands that are left, and stop."""
+    allow_code: bool = False
+    """Let the recipe name policies outside palaestra."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -267,6 +295,21 @@ def show_command(arguments: ShowArguments) -> None:
     )  # fmt: skip
 
 
+def selfplay_command(arguments: SelfPlayArguments) -> int:
+    """Check everything, then run what is left of the rounds, or say what that is."""
+    from ..generate.pool import check_workers
+    from .selfplay.drive import drive, left
+    from .selfplay.prepare import prepare
+
+    check_workers(arguments.workers)
+    plan = prepare(arguments.recipe, arguments.dest, arguments.steps, arguments.allow_code)
+    if not arguments.dry_run:
+        return drive(plan, arguments.rounds, arguments.workers)
+    for stage in left(plan, arguments.rounds):
+        print(shlex.join(stage.words))
+    return 0
+
+
 def main() -> None:
     """Entry point: the first word chooses the command."""
     words = sys.argv[1:]
@@ -277,6 +320,8 @@ def main() -> None:
         run_command(MergeArguments, merge_command, "evaluate merge", rest)
     elif first == "show":
         run_command(ShowArguments, show_command, "evaluate show", rest)
+    elif first == "selfplay":
+        run_command(SelfPlayArguments, selfplay_command, "evaluate selfplay", rest)
     else:
         run_command(Arguments, command, "evaluate", words)
 

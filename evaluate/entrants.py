@@ -13,7 +13,7 @@ from ..shards.schema import Schema
 
 IMAGE_SIZE = 64  # of worlds that nobody looks at
 AGENT = "palaestra.train.agent:load"
-NAMED = re.compile(r"([\w.+-]+)=(.+)", re.DOTALL)
+NAMED = re.compile(r"([\w.+@-]+)=(.+)", re.DOTALL)
 BLIND = ", no history"  # ends the name of a policy that does not see its past actions
 WAYS = {"both": (True, False), "on": (True,), "off": (False,)}  # to play with action history
 Pair = tuple[str, int]

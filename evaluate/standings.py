@@ -66,18 +66,30 @@ def update_league(
         league = with_member(league, anchor)
     rows = _with_anchors(settings, matches)
     known = league.names
-    league = with_matches(league, (r for r in rows if r.first in known and r.second in known))
-    ratings = {r.name: r for r in rate(payoff(known, league.payoff), interval_generator(0))}
-    members = tuple(_rated(member, ratings[member.name]) for member in league.members)
-    league = dataclasses.replace(league, members=members)
+    rows = [row for row in rows if row.first in known and row.second in known]
+    league = _rated_anew(with_matches(league, rows))
     if league != found:
         league = write_league(url, league)
     return league, tuple(name for name in league.names if name not in before)
 
 
+def begin_league(url: str, pairs: Collection[Pair]) -> League:
+    """Write a league of the anchors, rated by their own matches on these tasks and levels."""
+    league = with_matches(League(FORMAT, ANCHORS), anchor_matches(matches_of(pairs)))
+    return write_league(url, _rated_anew(league))
+
+
 def member_of(policy: Entrant) -> Member:
     """A learned policy as a league's member."""
     return Member(policy.name, AGENT, arguments={"url": policy.weights})
+
+
+def _rated_anew(league: League) -> League:
+    """The league with every member's rating by all of its matches."""
+    found = rate(payoff(league.names, league.payoff), interval_generator(0))
+    ratings = {rating.name: rating for rating in found}
+    members = tuple(_rated(member, ratings[member.name]) for member in league.members)
+    return dataclasses.replace(league, members=members)
 
 
 def _rated(member: Member, rating: Rating) -> Member:

@@ -111,7 +111,7 @@ def test_the_file_says_who_and_goes_at_the_end(run: str) -> None:
 def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     with owned_by_a_process(tmp_path / "run") as process:
         claimed = (tmp_path / "run/owner.json").read_text()
-        expected = rf"run is being trained by process {process.pid} on this machine \(since 20"
+        expected = rf"run is in use by process {process.pid} on this machine \(since 20"
         with pytest.raises(CheckpointError, match=expected), owning(f"{tmp_path}/run"):
             pass
         assert (tmp_path / "run/owner.json").read_text() == claimed
@@ -143,7 +143,7 @@ def test_an_owner_elsewhere_whose_file_changes_is_left_alone(
     claim = foreign(0.5, pid=os.getpid(), host=os.uname().nodename)
     put(run, claim)
     beats = iter(range(10**9))
-    expected = rf"trained by process {os.getpid()} on {claim.host} \(since 2026-05-01 10:20:30 UTC"
+    expected = rf"in use by process {os.getpid()} on {claim.host} \(since 2026-05-01 10:20:30 UTC"
     with (
         meanwhile(lambda: put(run, replace(claim, beat=f"beat {next(beats)}"))),
         pytest.raises(CheckpointError, match=expected), owning(run),

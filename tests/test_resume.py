@@ -292,7 +292,7 @@ def test_a_run_that_is_being_trained_is_refused(folder: Path) -> None:
     with started(arguments) as process:
         wait_for(lambda: logged(folder / "busy") >= 1)
         line = failure(arguments)
-        assert f"busy is being trained by process {process.pid} on this machine" in line
+        assert f"busy is in use by process {process.pid} on this machine" in line
         lines = logged(folder / "busy")
         wait_for(lambda: logged(folder / "busy") > lines)  # undisturbed
 

@@ -1,4 +1,4 @@
-"""One process trains a run at a time: RUN/owner.json says which, and that it still lives.
+"""One process works on a run at a time: RUN/owner.json says which, and that it still lives.
 
 Any storage that fsspec opens will do, without locks or atomic operations, and no two machines'
 clocks are compared. The owner rewrites the file at every beat. Who comes later and finds it
@@ -164,11 +164,11 @@ def _wait_until_gone(run: str, found: Claim) -> None:
     """Return once it is clear that the owner no longer lives; CheckpointError if it does."""
     if found.is_here():
         if found.is_alive():
-            raise CheckpointError(f"{run} is being trained by {found}")
+            raise CheckpointError(f"{run} is in use by {found}")
         return
     patience = SILENT_BEATS * found.beat_s
     console.print(
-        f"{run}: last trained by {found}; watching for {patience:.0f} s whether it still is",
+        f"{run}: last used by {found}; watching for {patience:.0f} s whether it still is",
         markup=False,
     )
     end = time.monotonic() + patience
@@ -178,7 +178,7 @@ def _wait_until_gone(run: str, found: Claim) -> None:
         if seen is None:
             return  # it has just ended
         if seen != found:
-            raise CheckpointError(f"{run} is being trained by {seen}")
+            raise CheckpointError(f"{run} is in use by {seen}")
 
 
 def _now() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -50,10 +50,14 @@ def build_report(evaluation: Evaluation) -> str:
     parts = [*_alone(evaluation, colours), *_matches(evaluation, colours)]
     parts += [*_learning(evaluation, colours), *_runs(evaluation, colours)]
     parts.append(_reproduce(evaluation))
+    return whole_page("Palaestra evaluation", headline(evaluation), lede(evaluation), parts)
+
+
+def whole_page(kind: str, title: str, lede: str, parts: Sequence[Part]) -> str:
+    """The file, with links to its sections."""
     links = "".join(f'<a href="#{part.anchor}">{escape(part.title)}</a>' for part in parts)
     sections = (section(p.title, p.content, p.note, p.anchor) for p in parts)
-    whole = [f'<nav aria-label="Sections">{links}</nav>', *sections]
-    return page("Palaestra evaluation", headline(evaluation), lede(evaluation), whole, CSS)
+    return page(kind, title, lede, [f'<nav aria-label="Sections">{links}</nav>', *sections], CSS)
 
 
 def _alone(evaluation: Evaluation, colours: Colours) -> Iterator[Part]:

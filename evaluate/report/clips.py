@@ -19,6 +19,7 @@ from ..entrants import Pair
 from ..episodes import both_sides, runs_of
 from ..evaluation import DATA, Evaluation
 from ..pairs import alone, matches
+from ..play import Recorded
 from ..table import pair_name
 from .headline import main_policy, outcomes, scripts
 from .tables import by_task
@@ -49,12 +50,21 @@ def match_videos(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
 
 
 def _figures(evaluation: Evaluation, chosen: Sequence[Shown], colours: Mapping[str, str]) -> str:
-    """Side by side; of several policies, each task's apart."""
+    return figures(evaluation.recorded, chosen, colours, _budget(evaluation))
+
+
+def figures(
+    recorded: Recorded, chosen: Sequence[Shown], colours: Mapping[str, str], maximum_bytes: int
+) -> str:
+    """Videos of at most so many bytes each, side by side; of several policies, each task's apart.
+
+    Errors as `video.record`'s.
+    """
     several = len({policy for policy, _, _ in chosen}) > 1
-    parts, films = [], iter(_films(evaluation, chosen))
+    parts, films = [], iter(_films(recorded, chosen, maximum_bytes))
     for _, group in groupby(chosen, lambda shown: shown[1] if several else None):
-        figures = [_figure(evaluation, shown, colours[shown[0]], next(films)) for shown in group]
-        parts.append(f'<div class="videos">{"".join(figures)}</div>')
+        drawn = [_figure(recorded.frame, shown, colours[shown[0]], next(films)) for shown in group]
+        parts.append(f'<div class="videos">{"".join(drawn)}</div>')
     return "\n".join(parts)
 
 
@@ -70,11 +80,10 @@ class Scene:
     versions: dict[str, str]
 
 
-def _films(evaluation: Evaluation, chosen: Sequence[Shown]) -> list[bytes]:
+def _films(recorded: Recorded, chosen: Sequence[Shown], budget: int) -> list[bytes]:
     """The videos in order, made by as many processes as pay."""
-    versions, budget = evaluation.recorded.versions, _budget(evaluation)
     scenes = [
-        Scene(number, shown, both_sides(evaluation.recorded.frame, *shown), budget, versions)
+        Scene(number, shown, both_sides(recorded.frame, *shown), budget, recorded.versions)
         for number, shown in enumerate(chosen)
     ]
     if len(scenes) < SCENES_PER_WORKER:
@@ -95,9 +104,9 @@ def film(scene: Scene) -> tuple[int, bytes]:
     )
 
 
-def _figure(evaluation: Evaluation, shown: Shown, colour: str, data: bytes) -> str:
+def _figure(frame: pl.DataFrame, shown: Shown, colour: str, data: bytes) -> str:
     policy, pair, opponent = shown
-    rows = runs_of(evaluation.recorded.frame, policy, pair, opponent)
+    rows = runs_of(frame, policy, pair, opponent)
     done = "won" if opponent else "completed"
     rate = f"{rows['success'].sum():,} of {len(rows):,} {done}"
     who = f"{policy} against {opponent}" if opponent else policy

@@ -32,6 +32,7 @@ from .calibration import Calibration
 DPI = 96  # of the page's pixels
 SMALL = 3.45  # inches, a panel's width: three are as wide as the page, one as a phone
 LONGEST = 18  # letters of a name at an axis
+TICKS = 10  # along a panel; of more some are left out
 TASKS_APART = 9  # with a panel each; of more, families have one
 SHADE = dict(zip((a.name for a in ANCHORS), (RANDOM, "#a9a294", "#7d766a", EXPERT), strict=True))
 DIVERGING = LinearSegmentedColormap.from_list(
@@ -40,7 +41,7 @@ DIVERGING = LinearSegmentedColormap.from_list(
 PERCENT = PercentFormatter(1.0, symbol=" %")
 Colours = Mapping[str, str]
 Points = Mapping[str, Sequence[tuple[int, Estimate]]]
-"""Of each row: (level, success)."""
+"""Of each row: (level, success), or where else on an axis which share."""
 
 
 def colours_of(evaluation: Evaluation) -> dict[str, str]:
@@ -94,7 +95,10 @@ def success_plot(evaluation: Evaluation, colours: Colours) -> str:
         panels = _family_points(evaluation)
     rows = list(dict.fromkeys(row for points in panels.values() for row in points))
     with rc_context(STYLE):
-        figures = [_by_level(title, points, rows, colours) for title, points in panels.items()]
+        figures = [
+            share_panel(title, points, rows, colours, "level", "Success on")
+            for title, points in panels.items()
+        ]
     return key(rows, colours) + grid(figures)
 
 
@@ -164,9 +168,15 @@ def _mean_success(
     return drawn.estimate(np.mean)
 
 
-def _by_level(title: str, points: Points, rows: Sequence[str], colours: Colours) -> str:
+def share_panel(
+    title: str, points: Points, rows: Sequence[str], colours: Colours, axis: str, told_as: str
+) -> str:
+    """Shares by level, or whatever the axis counts, a line for each row.
+
+    In words it is `told_as` and the title: `Success on reach by level`.
+    """
     figure, panel = small(2.5)
-    panel.set(title=title, xlabel="level")
+    panel.set(title=title, xlabel=axis)
     apart = min(0.09, 0.5 / len(rows))
     told, levels = [], sorted({level for own in points.values() for level, _ in own})
     for place, row in enumerate(rows):
@@ -179,10 +189,10 @@ def _by_level(title: str, points: Points, rows: Sequence[str], colours: Colours)
             panel.plot(x, y, "o-", color=colours[row], markersize=4.5, linewidth=1.3)
             told.append(f"{row} {', '.join(f'{100 * value:.0f} %' for value in y)}")
     panel.set(ylim=(-0.03, 1.03), xlim=(levels[0] - 0.4, levels[-1] + 0.4))
-    panel.set_xticks(levels)
+    panel.set_xticks(levels[:: 1 + (len(levels) - 1) // TICKS])
     panel.grid(axis="x", visible=False)
     panel.yaxis.set_major_formatter(PERCENT)
-    name = f"Success on {title} by level"
+    name = f"{told_as} {title} by {axis}"
     return svg(figure, name, f"{name}: {'; '.join(told)}")
 
 
@@ -204,8 +214,11 @@ def profile_plot(profiles: Mapping[str, Profile], colours: Colours) -> str:
         return key(list(profiles), colours) + sized(svg(figure, "profile", told), 6.6)
 
 
-def payoff_plot(payoff: Payoff, order: Sequence[str]) -> str:
-    """Win rate of each row against each column, a draw as half, in percent."""
+def payoff_plot(payoff: Payoff, order: Sequence[str], told: str = "") -> str:
+    """Win rate of each row against each column, a draw as half, in percent.
+
+    `told` is what it shows, in words; by default who is compared.
+    """
     names = [name for name in order if name in payoff.names]
     places = [payoff.names.index(name) for name in names]
     rate, count = payoff.win_rate[np.ix_(places, places)], len(names)
@@ -229,7 +242,7 @@ def payoff_plot(payoff: Payoff, order: Sequence[str]) -> str:
         panel.grid(visible=False)
         for side in panel.spines.values():
             side.set_visible(False)
-        told = f"Win rates of each of {', '.join(names)} against each other, in percent"
+        told = told or f"Win rates of each of {', '.join(names)} against each other, in percent"
         return sized(svg(figure, "payoff", told), width)
 
 

@@ -1,0 +1,1 @@
+"""Rounds of self-play: generate, audit, train and evaluate in turn."""

@@ -1,0 +1,120 @@
+"""Rounds of self-play, one command after the other; killed anywhere, it goes on from there."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from datetime import UTC, datetime
+
+from ...shards import storage
+from ...shards.console import console, fail
+from ...shards.errors import ConfigError, PalaestraError
+from ...train.owner import Owner, owning
+from ...train.stop import INTERRUPTED
+from ..standings import begin_league
+from .child import Children, children
+from .journal import Finished, append, check_history, read_journal
+from .settings import round_name
+from .stages import LEAGUE_FILE, REPORT, Plan, Stage, place, stages
+
+PROG = "evaluate selfplay"
+AGAIN = "the same command goes on from there"
+
+
+def left(plan: Plan, rounds: int | None = None) -> tuple[Stage, ...]:
+    """Stages that are not finished, of the seed parts and the first `rounds` rounds.
+
+    Raises ConfigError for a number of rounds that there is not, or if a finished stage would be
+    another one today.
+    """
+    if rounds is not None and not 1 <= rounds <= plan.rounds:
+        raise ConfigError(f"--rounds should be in [1, {plan.rounds}], is {rounds}")
+    planned, journal = stages(plan), read_journal(plan.dest)
+    check_history(plan.dest, journal, planned)
+    parts = {*plan.settings.seed, *map(round_name, range(rounds or plan.rounds))}
+    return tuple(s for s in planned if s.part in parts and s.name not in journal.names)
+
+
+def drive(plan: Plan, rounds: int | None = None, workers: int | None = None) -> int:
+    """Run what is left; returns the exit code: the first bad one of a command, 1 without a report.
+
+    `workers` are processes of `generate` and `evaluate`. Raises ConfigError as `left` does,
+    CheckpointError if another process is at it.
+    """
+    with owning(plan.dest) as owner, children() as running:
+        todo = left(plan, rounds)
+        league, report = (storage.join(plan.dest, name) for name in (LEAGUE_FILE, REPORT))
+        if not storage.exists(league):
+            begin_league(league, plan.tasks)
+        for stage in todo:
+            code = _stage(plan, stage, workers, owner, running)
+            if code:
+                return code
+        if not todo:
+            console.print(f"{plan.dest}: every stage is finished", markup=False)
+        return 0 if storage.exists(report) or _report(plan.dest, report) else 1
+
+
+def _stage(
+    plan: Plan, stage: Stage, workers: int | None, owner: Owner, running: Children
+) -> int:
+    """Run one stage, unless told to stop, and add it to the journal."""
+    if running.stop is not None:
+        fail(PROG, f"stopped before {stage.name}; {AGAIN}")
+        return INTERRUPTED
+    owner.check()
+    _keep_league(plan, stage)
+    words = list(stage.words)
+    if workers is not None and stage.command in ("generate", "evaluate"):
+        words += ["--workers", str(workers)]  # which changes no result: not in the journal
+    console.print(f"{_title(plan, stage)}\n{shlex.join(words)}", markup=False)
+    begun = time.monotonic()
+    code = running.run(words)
+    if code:
+        how = "failed" if running.stop is None and code != INTERRUPTED else "was stopped"
+        fail(PROG, f"{stage.name} {how} with exit code {code}; {AGAIN}")
+        return code
+    owner.check()
+    _finish(plan, stage, time.monotonic() - begun)
+    return 0
+
+
+def _finish(plan: Plan, stage: Stage, seconds: float) -> None:
+    """Add a stage to the journal, and after a round make the report anew."""
+    url, evaluated = storage.join(plan.dest, REPORT), stage.command == "evaluate"
+    if evaluated:
+        storage.remove(url)  # first: a report that is there tells of all that is finished
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    append(plan.dest, Finished(stage.name, stage.words, round(seconds, 1), now))
+    if evaluated:
+        _report(plan.dest, url)
+
+
+def _title(plan: Plan, stage: Stage) -> str:
+    """`round 1 of 3: train`, where the first is round 0 and the last round 3."""
+    if stage.part in plan.settings.seed:
+        return f"{stage.part}: {stage.command}"
+    number = stage.part.rpartition("-")[2]
+    return f"round {number} of {plan.rounds - 1}: {stage.command}"
+
+
+def _keep_league(plan: Plan, stage: Stage) -> None:
+    """Keep the league as it is when a round begins, for its corpus to name."""
+    if stage.command != "generate" or stage.part in plan.settings.seed:
+        return
+    copy = place(plan, stage.part, LEAGUE_FILE)
+    if not storage.exists(copy):
+        storage.write_bytes(copy, storage.read_bytes(storage.join(plan.dest, LEAGUE_FILE)))
+
+
+def _report(dest: str, url: str) -> bool:
+    """Write the league's report; an error is told, and no reason to end rounds that take days."""
+    from .report import build_report  # matplotlib takes a second to import
+
+    try:
+        storage.write_bytes(url, build_report(dest).encode())
+    except PalaestraError as error:
+        fail(PROG, f"{url} could not be made: {error}")
+        return False
+    console.print(f"report: {url}", markup=False)
+    return True
