@@ -8,7 +8,7 @@ S3_INSTALLED := $(S3)/installed
 RUN := runs/demo
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow test-selfplay lint types clean
 
 # torch first and alone: a range would draw in gigabytes of CUDA
 $(INSTALLED): pyproject.toml constraints.txt
@@ -45,6 +45,10 @@ test: $(INSTALLED) $(S3_INSTALLED)
 
 test-slow: $(INSTALLED) $(S3_INSTALLED)
 	$(BIN)/pytest -m slow
+
+# two rounds, killed on the way; CI runs it too
+test-selfplay: $(INSTALLED)
+	$(BIN)/pytest -m slow tests/test_selfplay_run.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

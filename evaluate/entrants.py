@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ..generate.league import AGENT
 from ..generate.recipe import SCRIPTED, Player
 from ..shards import storage
 from ..shards.errors import ConfigError, UnknownNameError
 from ..shards.schema import Schema
 
 IMAGE_SIZE = 64  # of worlds that nobody looks at
-AGENT = "palaestra.train.agent:load"
 NAMED = re.compile(r"([\w.+@-]+)=(.+)", re.DOTALL)
 BLIND = ", no history"  # ends the name of a policy that does not see its past actions
 WAYS = {"both": (True, False), "on": (True,), "off": (False,)}  # to play with action history

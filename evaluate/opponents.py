@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..generate.league import ANCHORS, Member, read_league
+from ..generate.league import AGENT, ANCHORS, Member, read_league
 from ..generate.recipe import Player
 from ..generate.recipe_check import check_player
 from ..generate.slots import make_schema
 from ..shards.errors import CheckpointError, ConfigError, StorageError
-from .entrants import AGENT, IMAGE_SIZE, Entrant
+from .entrants import IMAGE_SIZE, Entrant
 
 
 @dataclass(frozen=True)

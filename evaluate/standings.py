@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ..generate.league import (
+    AGENT,
     ANCHORS,
     FORMAT,
     League,
@@ -18,7 +19,7 @@ from ..generate.league import (
 )
 from ..shards import storage
 from .baselines import load_baselines
-from .entrants import AGENT, Entrant, Pair
+from .entrants import Entrant, Pair
 from .pairs import matches as matches_of
 from .ratings import Payoff, Rating, payoff, rate
 from .scores import MatchScores, interval_generator

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tyro
 from palaestra.evaluate.__main__ import Arguments, SelfPlayArguments, selfplay_command
-from palaestra.evaluate.entrants import AGENT, NAMED
+from palaestra.evaluate.entrants import NAMED
 from palaestra.evaluate.selfplay.child import children
 from palaestra.evaluate.selfplay.drive import drive, left
 from palaestra.evaluate.selfplay.journal import Finished, append, check_history, read_journal
@@ -21,7 +21,7 @@ from palaestra.evaluate.selfplay.prepare import prepare
 from palaestra.evaluate.selfplay.settings import Mix, SelfPlay, shares
 from palaestra.evaluate.selfplay.stages import Plan, stages
 from palaestra.evaluate.standings import begin_league
-from palaestra.generate.league import ANCHORS, read_league
+from palaestra.generate.league import AGENT, ANCHORS, read_league
 from palaestra.generate.recipe_check import check_name
 from palaestra.shards.console import run_command
 from palaestra.shards.errors import ConfigError

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 from evaluate_runs import fails, played, settings_for, write_checkpoint
 from palaestra.evaluate.__main__ import Arguments, command
-from palaestra.evaluate.entrants import AGENT, find_entrants
+from palaestra.evaluate.entrants import find_entrants
 from palaestra.evaluate.evaluation import Evaluation
 from palaestra.evaluate.opponents import find_opponents
 from palaestra.evaluate.standings import anchor_matches, payoff_of
-from palaestra.generate.league import ANCHORS, Member, read_league, to_json
+from palaestra.generate.league import AGENT, ANCHORS, Member, read_league, to_json
 from palaestra.generate.league import League as League_
 from palaestra.shards import storage
 from palaestra.shards.errors import CheckpointError, ConfigError, SchemaMismatchError
@@ -144,11 +144,11 @@ def test_a_member_that_cannot_play_is_one_line(
         storage.write_json(str(league), to_json(League_("palaestra-league", (member,))))
         find_opponents(str(league), entrants)
 
-    with pytest.raises(CheckpointError, match="nothing there"):
+    with pytest.raises(CheckpointError, match=r"league\.json: member 'other': .*nothing there"):
         meets(policy=AGENT, arguments={"url": str(tmp_path / "gone")})
     schema = Schema((Slot("wheels", 4),), 7, 16, (0.0, 1.0))
     foreign = write_checkpoint(tmp_path / "foreign", schema)
-    with pytest.raises(SchemaMismatchError, match="schema differs in slots"):
+    with pytest.raises(SchemaMismatchError, match=r"member 'other': .*schema differs in slots"):
         meets(policy=AGENT, arguments={"url": str(foreign)})
     with pytest.raises(ConfigError, match="os:system"):
         meets(policy="os:system", arguments={"command": "true"})
