@@ -69,12 +69,13 @@ def asked(recipe: Recipe, part: str | None, where: str) -> frozenset[str]:
 def _without_league(recipe: Recipe) -> Recipe:
     """The same with an unknown policy in place of the league's members, and of its latest."""
     member = Player("unknown:member", arguments={"league": recipe.league})
+    names = {LEAGUE: A_LEAGUE, LATEST: THE_LATEST}
     behaviours = tuple(
         replace(
-            b, policy=THE_LATEST if b.policy == LATEST else b.policy,
-            opponents=tuple(A_LEAGUE if o == LEAGUE else o for o in b.opponents),
+            b, policy=names.get(b.policy, b.policy),
+            opponents=tuple(names.get(name, name) for name in b.opponents),
         )
         for b in recipe.behaviours
     )  # fmt: skip
-    policies = recipe.policies | {A_LEAGUE: member, THE_LATEST: member}
+    policies = recipe.policies | dict.fromkeys(names.values(), member)
     return replace(recipe, behaviours=behaviours, policies=policies, league="")

@@ -10,6 +10,7 @@ from typing import Any
 SCRIPTED = ("expert", "random")
 SELF, LEAGUE = "self", "league"
 LATEST = "latest"  # the newest learned policy of a league
+LISTED, PFSP, SELF_PLAY, PAST = RULES = ("listed", "pfsp", "self_play", "past")
 WEIGHTINGS = ("even", "hard")
 KEEP = ("all", "success")
 

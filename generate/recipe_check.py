@@ -12,6 +12,7 @@ from .recipe import (
     KEEP,
     LATEST,
     LEAGUE,
+    RULES,
     SCRIPTED,
     SELF,
     WEIGHTINGS,
@@ -153,21 +154,35 @@ def _check_behaviour(recipe: Recipe, behaviour: Behaviour, where: str, allow_cod
             raise ConfigError(f"{where}: parts: the recipe has none, not {part!r}")
         if part not in recipe.parts:
             raise UnknownNameError("part", part, recipe.parts, where)
+    if behaviour.policy == LATEST and (behaviour.noise or behaviour.arguments):
+        raise ConfigError(f"{where}: 'latest' has neither noise nor arguments; see sampling")
     if behaviour.policy == LATEST:
-        _check_latest(recipe, behaviour, where)
+        _check_has_league(recipe, LATEST, where)
     elif behaviour.policy not in recipe.policies:
         known = (LATEST, *recipe.policies)
         check_player(recipe.player_of(behaviour), where, allow_code, known)
     elif behaviour.noise or behaviour.arguments:
         raise ConfigError(f"{where}: {behaviour.policy!r} has its noise and arguments in policies")
     _check_opponents(recipe, behaviour, f"{where}: opponents", allow_code)
+    _check_drawn(behaviour, where)
 
 
-def _check_latest(recipe: Recipe, behaviour: Behaviour, where: str) -> None:
+def _check_has_league(recipe: Recipe, word: str, where: str) -> None:
     if not recipe.league:
-        raise ConfigError(f"{where}: 'latest' needs the recipe's league, a league file's URL")
-    if behaviour.noise or behaviour.arguments:
-        raise ConfigError(f"{where}: 'latest' has neither noise nor arguments; see sampling")
+        raise ConfigError(f"{where}: {word!r} needs the recipe's league, a league file's URL")
+
+
+def _check_drawn(behaviour: Behaviour, where: str) -> None:
+    """What resolving says of an opponent, of a single one."""
+    rule, chance = behaviour.sampling, behaviour.sampling_probability
+    if not rule and chance is None:
+        return
+    if rule not in RULES:
+        raise UnknownNameError("sampling", rule, RULES, where)
+    if chance is None or not 0 < chance <= 1:
+        raise ConfigError(f"{where}: sampling_probability should be in (0, 1], is {chance}")
+    if len(behaviour.opponents) != 1:
+        raise ConfigError(f"{where}: sampling is of one opponent, not {len(behaviour.opponents)}")
 
 
 def _check_tasks(recipe: Recipe, behaviour: Behaviour, where: str) -> None:
@@ -188,9 +203,9 @@ def _check_tasks(recipe: Recipe, behaviour: Behaviour, where: str) -> None:
 def _check_opponents(recipe: Recipe, behaviour: Behaviour, where: str, allow_code: bool) -> None:
     if behaviour.opponents and all(task_class(task).players == 1 for task, _ in pairs(behaviour)):
         raise ConfigError(f"{where}: none of its tasks is played by two")
-    known = (SELF, LEAGUE, *recipe.policies)
+    known = (SELF, LEAGUE, LATEST, *recipe.policies)
     for name in behaviour.opponents:
-        if name == LEAGUE and not recipe.league:
-            raise ConfigError(f"{where}: 'league' needs the recipe's league, a league file's URL")
-        if name not in known:
+        if name in (LEAGUE, LATEST):
+            _check_has_league(recipe, name, where)
+        elif name not in known:
             check_player(Player(name), where, allow_code, known)

@@ -14,10 +14,10 @@ from ..shards.errors import ConfigError, UnknownNameError
 from .groups import pairs
 from .league import AGENT, League, Member, read_league
 from .plan import plan
-from .recipe import LATEST, LEAGUE, SELF, Behaviour, Player, Recipe
+from .recipe import LATEST, LEAGUE, LISTED, SELF, Behaviour, Player, Recipe
 from .recipe_check import check_labels, check_limits, check_name, check_player
 from .registry import task_class
-from .sampling import DRAWN, LISTED, Rival, draw_from
+from .sampling import DRAWN, Rival, draw_from
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")  # any other brace stands for itself
 
@@ -138,10 +138,14 @@ def add_latest(recipe: Recipe, league: League) -> Recipe:
         return recipe
     if league.latest is None:
         raise ConfigError(f"{recipe.league}: 'latest' needs a learned member, which none is")
-    name = league.latest.name
+    names = {LATEST: league.latest.name}
     behaviours = (
-        replace(b, policy=name) if b.policy == LATEST else b for b in recipe.behaviours
-    )
+        replace(
+            b, policy=names.get(b.policy, b.policy),
+            opponents=tuple(names.get(name, name) for name in b.opponents),
+        )
+        for b in recipe.behaviours
+    )  # fmt: skip
     return replace(recipe, behaviours=tuple(behaviours))
 
 

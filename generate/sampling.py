@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .league import League, Matches
-from .recipe import SELF, Sampling
+from .recipe import PAST, PFSP, SELF, SELF_PLAY, Sampling
 
-LISTED, PFSP, SELF_PLAY, PAST = "listed", "pfsp", "self_play", "past"
 DRAWN = (PFSP, PAST)  # rules by which a member may be met so rarely that a corpus has no match
 FLOOR = 0.2  # of what each had if all were alike: nobody is forgotten, and win rates go on moving
 PRIORITY: dict[str, Callable[[float], float]] = {

@@ -166,6 +166,13 @@ def test_the_latest_plays_a_league(tmp_path: Path, league: str) -> None:
         assert waves[rule] / played == pytest.approx(share, abs=0.01)
 
 
+def test_the_latest_is_met_too(tmp_path: Path, league: str) -> None:
+    text = TEXT.replace('policy = "latest"', 'policy = "expert"').replace('"league"]', '"latest"]')
+    recipe = loaded(tmp_path, league, text)
+    assert {b.opponents for b in recipe.behaviours} == {("new",), ()}
+    assert recipe.policies["new"].arguments["temperature"] == 0.7
+
+
 def test_the_networks_of_a_league_may_have_their_own_temperature(
     tmp_path: Path, league: str
 ) -> None:
@@ -189,6 +196,12 @@ def test_the_networks_of_a_league_may_have_their_own_temperature(
         ('league = "{league}"', "", r"\[0\]: 'latest' needs the recipe's league"),
         ('policy = "latest"', 'policy = "latest"\nnoise = 1', "neither noise nor arguments"),
         ('"latest"', '"lastest"', "unknown policy 'lastest'; did you mean 'latest'"),
+        ('["league"]', '["self"]\nsampling = "psfp"', "unknown sampling 'psfp'; did you mean 'pfsp'"),
+        ('["league"]', '["self"]\nsampling = "pfsp"', "should be in .0, 1., is None"),
+        ('["league"]', '["self"]\nsampling_probability = 0.5', "unknown sampling ''"),
+        ('["league"]', '["self"]\nsampling = "past"\nsampling_probability = 7.0', "is 7.0"),
+        ('["league"]', '["self", "random"]\nsampling = "past"\nsampling_probability = 0.5',
+         "sampling is of one opponent, not 2"),
         ('["sumo", "tag", "reach"]', '["reach"]', "opponents: none of its tasks is played by two"),
     ],
 )  # fmt: skip

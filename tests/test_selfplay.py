@@ -211,7 +211,18 @@ REFUSED = [
      "parts.round-1: round should be 1, is 2"),
     ("seed =", "restart = 0\nseed =", "selfplay.restart should be in (0, 1], is 0"),
     ("seed =", "checkpoints = 0\nseed =", "selfplay.checkpoints should be at least 1, is 0"),
-    ("seed =", "checkpoints = 301\nseed =", "selfplay.checkpoints should be at most the 300"),
+    ("seed =", "checkpoints = 301\nseed =", "300 updates do not make 301 checkpoints"),
+    ("seed =", "checkpoints = 200\nseed =", "300 updates do not make 200 checkpoints"),
+    ("seed =", "restart = 0.001\nseed =", "restart: a peak of 2e-06 is below the end rate, 1e-05"),
+    ("seed =", "launch = []\nseed =", "selfplay.launch: expected a command"),
+    ('league = "{league}"', 'league = "memory://fixed.json"', 'league should be "{league}"'),
+    ('parts = ["round-1", "round-2"]', "", "parts.demonstrations: asks for a value of 'league'"),
+    ('parts = ["round-1", "round-2"]', 'parts = ["round-0", "round-1", "round-2"]',
+     "parts.round-0: 'latest' plays from round 1 on"),
+    ('"demonstrations", "round-0"]\ntasks = ["reach", "sumo"]',
+     '"demonstrations"]\ntasks = ["reach"]\npolicy = "expert"\n\n[[behaviours]]\n'
+     'parts = ["round-0"]\ntasks = ["sumo"]',
+     "parts.round-0: rewards in [-1.0, 1.0], and in [0.0, 1.0] in demonstrations"),
     ("seed =", "checkpoints = 'two'\nseed =", "checkpoints: expected int, found 'two'"),
     ("seed =", "mix = { current = -1 }\nseed =", "selfplay.mix.current should not be negative"),
     ("seed =", "mix = { current = 0, earlier = 0, seed = 0 }\nseed =",
@@ -286,9 +297,15 @@ def test_history_cannot_be_changed_and_the_future_can(recipe: Path, dest: str) -
     edited(recipe, ("[selfplay]\n", "[selfplay]\nrestart = 0.25\n"))
     later = {stage.name: stage.words for stage in left(plan_of(recipe, dest))}
     assert "--peak-rate 0.0005" in shlex.join(later["round-1/train"])
-    edited(recipe, ("updates = 300", "updates = 400"))
-    with pytest.raises(ConfigError, match="round-0/train is finished and had '300', today's has"):
-        left(plan_of(recipe, dest))
+    edited(recipe, ("updates = 300", "updates = 400"))  # not of what is finished
+    later = {stage.name: stage.words for stage in left(plan_of(recipe, dest))}
+    assert "--updates 400" in shlex.join(later["round-1/train"])
+    message = "demonstrations/generate is finished and had '', today's has '--steps'"
+    with pytest.raises(ConfigError, match=message):
+        left(prepare(str(recipe), dest, 90_000, False))
+    other = recipe.rename(recipe.with_name("other.toml"))
+    with pytest.raises(ConfigError, match=r"had '.*recipe\.toml', today's has '.*other\.toml'"):
+        left(plan_of(other, dest))
 
 
 def test_a_finished_stage_that_is_gone_from_the_recipe_is_named(recipe: Path, dest: str) -> None:
@@ -340,6 +357,50 @@ def test_a_league_begins_with_the_anchors_rated(dest: str) -> None:
     assert ratings == sorted(ratings) and all(member.interval for member in found.members)
 
 
+def test_a_lost_league_is_no_new_one(recipe: Path, tmp_path: Path) -> None:
+    plan = plan_of(recipe, str(tmp_path / "dest"))
+    finish(plan.dest, plan, 6)
+    with pytest.raises(ConfigError, match=r"league\.json is gone, and 1 rounds had joined"):
+        drive(plan, workers=1)
+    assert not (tmp_path / "dest" / "league.json").exists()
+
+
+def test_places_do_not_depend_on_the_folder_that_one_is_in(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    here = plan_of(Path(recipe.name), "dest")
+    assert stages(here) == stages(plan_of(recipe, str(recipe.parent / "dest")))
+
+
+def test_training_may_be_launched_by_another_command(recipe: Path, dest: str) -> None:
+    edited(recipe, ("[selfplay]\n", '[selfplay]\nlaunch = ["sbatch", "--wait", "slurm.sh"]\n'))
+    (stage,) = [s for s in stages(plan_of(recipe, dest)) if s.name == "round-0/train"]
+    assert stage.words[:4] == ("sbatch", "--wait", "slurm.sh", f"{dest}/round-0/corpus:0.769")
+    assert stage.command == "train"
+
+
+def test_any_program_is_run_and_a_missing_one_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with children() as running:
+        assert running.run(["sh", "-c", "exit 9"]) == 9
+        assert running.run(["no-such-launcher", "x"]) == 1
+    assert capfd.readouterr().err == "no-such-launcher: No such file or directory\n"
+
+
+INTERRUPTED = """
+import os, signal, subprocess, sys, threading
+from palaestra.evaluate.selfplay.child import children
+with children() as running:
+    threading.Timer(5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    code = running.run(["sh", "-c", "trap 'exit 7' INT; while :; do sleep 0.1; done"])
+    sys.exit(code + (running.stop == signal.SIGINT))
+"""
+
+
+def test_ctrl_c_to_the_driver_alone_reaches_its_command() -> None:
+    assert subprocess.run([sys.executable, "-c", INTERRUPTED]).returncode == 8
+
+
 def test_a_commands_exit_code_is_told(tmp_path: Path) -> None:
     with children() as running:
         assert running.run(["audit", str(tmp_path / "nowhere")]) == 2
@@ -366,7 +427,8 @@ def test_a_stage_that_fails_stops_the_rounds(
 TETHERED = """
 import os, subprocess, sys
 from palaestra.train.ranks import LAUNCHER
-command = [sys.executable, "-m", "palaestra.evaluate.selfplay.tethered", "http.server", "0"]
+command = [sys.executable, "-m", "palaestra.evaluate.selfplay.tethered",
+           sys.executable, "-m", "http.server", "0"]
 child = subprocess.Popen(command, env=os.environ | {LAUNCHER: str(os.getpid())},
                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 print(child.pid, flush=True)

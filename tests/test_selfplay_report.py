@@ -16,7 +16,7 @@ from html_page import Page
 from palaestra.evaluate import video
 from palaestra.evaluate.selfplay.report import VIDEO_BYTES, VIDEOS, build_report, chosen_pairs
 from palaestra.evaluate.selfplay.report_words import headline, lede
-from palaestra.evaluate.selfplay.rounds import SelfPlay, outcomes, read_rounds, share_won
+from palaestra.evaluate.selfplay.rounds import History, outcomes, read_rounds, share_won
 from palaestra.evaluate.standings import anchor_matches
 from palaestra.evaluate.statistics import Estimate, wilson
 from palaestra.generate.league import ANCHORS, Matches, read_league, with_matches, write_league
@@ -47,7 +47,7 @@ def made_rounds(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.fixture(name="play", scope="module")
-def rounds_read(made: Made) -> SelfPlay:
+def rounds_read(made: Made) -> History:
     return read_rounds(made.two)
 
 
@@ -95,7 +95,7 @@ def test_ratings_are_the_leagues(made: Made) -> None:
     assert members["strong"].rating == 1000
 
 
-def test_win_rates_are_of_the_leagues_matches(made: Made, play: SelfPlay) -> None:
+def test_win_rates_are_of_the_leagues_matches(made: Made, play: History) -> None:
     told = described(made.two_page, "Win rates in percent: ")
     rates = play.payoff.win_rate
     rows = {row.partition(" against ")[0]: row for row in told.partition(": ")[2].split("; ")}
@@ -278,14 +278,14 @@ def test_the_page_is_the_same_from_memory(made: Made) -> None:
 # words
 
 
-def rated(play: SelfPlay, *values: float) -> SelfPlay:
+def rated(play: History, *values: float) -> History:
     """The same with as many rounds as there are ratings, each ± 30."""
     rounds = tuple(replace(play.rounds[1], number=n) for n in range(len(values)))
     own = {f"round-{n}": Estimate(v, v - 30, v + 30) for n, v in enumerate(values)}
     return replace(play, rounds=rounds, ratings={"all": {**play.ratings["all"], **own}})
 
 
-def test_ratings_that_fall_are_said_to_fall(play: SelfPlay) -> None:
+def test_ratings_that_fall_are_said_to_fall(play: History) -> None:
     falling = rated(play, 700, 650)
     assert "round-1 is rated 650 [620, 680], below round-0’s 700; it wins" in headline(falling)
     told = "From round-0 to round-1 the rating fell by 50 points, from 700 [670, 730] to 650"
@@ -297,7 +297,7 @@ def test_ratings_that_fall_are_said_to_fall(play: SelfPlay) -> None:
     assert "No round is rated below the one before it." in lede(rated(play, 1, 2, 3))
 
 
-def test_outcomes_are_told_from_either_side(play: SelfPlay) -> None:
+def test_outcomes_are_told_from_either_side(play: History) -> None:
     wins, draws, losses = outcomes(play.league, "round-1", "round-0")
     assert outcomes(play.league, "round-0", "round-1") == (losses, draws, wins)
     assert wins + draws + losses == RUNS

@@ -33,6 +33,7 @@ temperature = 1.0
 
 [selfplay]
 seed = ["demonstrations"]
+checkpoints = 2
 
 [selfplay.train]
 preset = "tiny"
@@ -42,7 +43,6 @@ batch = 4
 micro_batch = 4
 precision = "fp32"
 ranks = 1
-checkpoint_every = "1u"
 validation_share = 0.0
 validate_every = 0
 
@@ -161,7 +161,7 @@ def test_two_rounds_killed_on_the_way(tmp_path: Path) -> None:
     rounds = {name: tree(dest / name) for name in ("demonstrations", "round-0")}
 
     kill_when(tmp_path, "round-1/generate", second / "corpus/corpus.json")
-    kill_when(tmp_path, "round-1/train", second / "run/checkpoints/update-00000001/checkpoint.json")
+    kill_when(tmp_path, "round-1/train", second / "run/checkpoints/update-00000008/checkpoint.json")
     assert finished(tmp_path) == STAGES[:8]
     corpus = tree(second / "corpus")
     told_to_stop(tmp_path, second / "run" / "metrics.jsonl")
@@ -198,16 +198,17 @@ def told_to_stop(folder: Path, metrics: Path) -> None:
 
 
 def assert_league(dest: Path) -> None:
-    """Both rounds joined, in order, and are rated."""
+    """Two networks of each round joined, in order, and are rated."""
     league = read_league(str(dest / "league.json"))
-    assert league.names == (*(anchor.name for anchor in ANCHORS), *ROUNDS)
+    joined = [f"{name}{update}" for name in ROUNDS for update in ("@8", "")]
+    assert league.names == (*(anchor.name for anchor in ANCHORS), *joined)
     for member in league.members:
         assert member.rating is not None and member.interval is not None, member
         assert member.interval[0] <= member.rating <= member.interval[1]
     met = {(row.first, row.second) for row in league.payoff}
     assert ("round-1", "round-0") in met
     begun = [read_league(str(dest / name / "league.json")).names for name in ROUNDS]
-    assert begun == [league.names[:4], league.names[:5]]
+    assert begun == [league.names[:4], league.names[:6]]
 
 
 def assert_second_corpus(folder: Path) -> None:
@@ -221,6 +222,7 @@ def assert_second_corpus(folder: Path) -> None:
     assert set(matches["task"]) == {"sumo"}
     assert set(matches["sampling"]) <= {"pfsp", "self_play", "past"}
     assert len(set(matches["opponent"])) > 1
+    assert "round-0" in set(matches["policy"]), "the last checkpoint is the newest"
     for column in ("sampling_probability", "rating", "opponent_rating"):
         assert matches[column].null_count() == 0, column
     alone = rows.filter(pl.col("task") == "reach")

@@ -29,8 +29,13 @@ class Children:
 
         128 and the signal's number, as a shell has it, if a signal ended it.
         """
-        command = [sys.executable, "-m", f"{__package__}.tethered", MODULES[words[0]], *words[1:]]
-        with subprocess.Popen(command, env=os.environ | {LAUNCHER: str(os.getpid())}) as child:
+        command = list(words)
+        if words[0] in MODULES:
+            command[:1] = [sys.executable, "-m", MODULES[words[0]]]
+        tied = [sys.executable, "-m", f"{__package__}.tethered", *command]
+        environment = os.environ | {LAUNCHER: str(os.getpid())}
+        # a group of its own: a signal reaches it once, from here, whoever sent it
+        with subprocess.Popen(tied, env=environment, process_group=0) as child:
             self._child = child
             if self.stop is not None:  # it came while the child was being made
                 self._tell(self.stop)
@@ -44,8 +49,11 @@ class Children:
         self._tell(number)
 
     def _tell(self, number: int) -> None:
-        # a terminal sends ctrl-C to all: a second one would end a training run that is saving
-        if self._child is not None and number != signal.SIGINT:
+        if self._child is None or self._child.poll() is not None:
+            return
+        if number == signal.SIGINT:  # as a terminal sends it, to all of the command's processes
+            os.killpg(self._child.pid, number)
+        else:
             self._child.send_signal(number)
 
 

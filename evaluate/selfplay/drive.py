@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from ...shards import storage
 from ...shards.console import console, fail
-from ...shards.errors import ConfigError, PalaestraError
+from ...shards.errors import ConfigError
 from ...train.owner import Owner, owning
 from ...train.stop import INTERRUPTED
 from ..standings import begin_league
@@ -43,16 +43,27 @@ def drive(plan: Plan, rounds: int | None = None, workers: int | None = None) -> 
     """
     with owning(plan.dest) as owner, children() as running:
         todo = left(plan, rounds)
-        league, report = (storage.join(plan.dest, name) for name in (LEAGUE_FILE, REPORT))
-        if not storage.exists(league):
-            begin_league(league, plan.tasks)
+        _require_league(plan)
+        _report_if_missing(plan.dest)  # ended just before that
         for stage in todo:
             code = _stage(plan, stage, workers, owner, running)
             if code:
                 return code
         if not todo:
-            console.print(f"{plan.dest}: every stage is finished", markup=False)
-        return 0 if storage.exists(report) or _report(plan.dest, report) else 1
+            of = "every stage" if rounds is None else f"every stage of --rounds {rounds}"
+            console.print(f"{plan.dest}: {of} is finished", markup=False)
+        return 0 if _report_if_missing(plan.dest) else 1
+
+
+def _require_league(plan: Plan) -> None:
+    """Begin the league with the anchors; ConfigError if it is gone and rounds had joined it."""
+    league = storage.join(plan.dest, LEAGUE_FILE)
+    if storage.exists(league):
+        return
+    joined = [name for name in read_journal(plan.dest).names if name.endswith("/evaluate")]
+    if joined:
+        raise ConfigError(f"{league} is gone, and {len(joined)} rounds had joined the league")
+    begin_league(league, plan.tasks)
 
 
 def _stage(
@@ -81,13 +92,13 @@ def _stage(
 
 def _finish(plan: Plan, stage: Stage, seconds: float) -> None:
     """Add a stage to the journal, and after a round make the report anew."""
-    url, evaluated = storage.join(plan.dest, REPORT), stage.command == "evaluate"
-    if evaluated:
-        storage.remove(url)  # first: a report that is there tells of all that is finished
+    evaluated = stage.command == "evaluate"
+    if evaluated:  # first: a report that is there tells of all that is finished
+        storage.remove(storage.join(plan.dest, REPORT))
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     append(plan.dest, Finished(stage.name, stage.words, round(seconds, 1), now))
     if evaluated:
-        _report(plan.dest, url)
+        _report_if_missing(plan.dest)
 
 
 def _title(plan: Plan, stage: Stage) -> str:
@@ -107,14 +118,20 @@ def _keep_league(plan: Plan, stage: Stage) -> None:
         storage.write_bytes(copy, storage.read_bytes(storage.join(plan.dest, LEAGUE_FILE)))
 
 
-def _report(dest: str, url: str) -> bool:
-    """Write the league's report; an error is told, and no reason to end rounds that take days."""
+def _report_if_missing(dest: str) -> bool:
+    """Make the report, once there is a round to report on; whether that went well.
+
+    Whatever goes wrong is told, and no reason to end rounds that take days.
+    """
+    url = storage.join(dest, REPORT)
+    if storage.exists(url) or not any(n.endswith("/evaluate") for n in read_journal(dest).names):
+        return True
     from .report import build_report  # matplotlib takes a second to import
 
     try:
         storage.write_bytes(url, build_report(dest).encode())
-    except PalaestraError as error:
-        fail(PROG, f"{url} could not be made: {error}")
+    except Exception as error:
+        fail(PROG, f"{url} could not be made: {type(error).__name__}: {error}")
         return False
     console.print(f"report: {url}", markup=False)
     return True

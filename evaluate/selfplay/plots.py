@@ -16,7 +16,7 @@ from ..report.plots import DPI, SMALL, Points, grid, key, payoff_plot, share_pan
 from ..standings import ALL
 from ..statistics import Estimate
 from ..summary import ALL as ALL_TASKS
-from .rounds import SelfPlay, outcomes, share_won
+from .rounds import History, outcomes, share_won
 from .settings import round_name
 
 ROUNDS = LEARNED[0]  # the colour of their policies
@@ -30,7 +30,7 @@ MEAN = "mean"  # over tasks and levels
 Shares = dict[str, list[tuple[int, Estimate]]]
 
 
-def ratings_plot(play: SelfPlay) -> str:
+def ratings_plot(play: History) -> str:
     """Ratings by round among the anchors': of all matches, and small ones for each task."""
     with rc_context(STYLE | LARGE_FONT):
         whole = _ratings_panel(play, ALL, 3.4, WIDE)
@@ -39,7 +39,7 @@ def ratings_plot(play: SelfPlay) -> str:
     return f'<div style="max-width:{DPI * WIDE:.0f}px">{whole}</div>' + (grid(rest) if rest else "")
 
 
-def _ratings_panel(play: SelfPlay, task: str, height: float, width: float) -> str:
+def _ratings_panel(play: History, task: str, height: float, width: float) -> str:
     figure, panel = small(height, width)
     found, numbers = play.ratings[task], [one.number for one in play.rounds]
     told = [*_anchor_lines(panel, found), *_round_dots(panel, play, found, task == ALL)]
@@ -52,7 +52,7 @@ def _ratings_panel(play: SelfPlay, task: str, height: float, width: float) -> st
     return svg(figure, f"ratings {task}", f"{told_as}: {', '.join(told)}")
 
 
-def _title(play: SelfPlay, task: str) -> str:
+def _title(play: History, task: str) -> str:
     """Of a panel: the task, or all of them where there are several."""
     tasks = list(dict.fromkeys(row.task for row in play.league.payoff))
     return task if task != ALL else tasks[0] if len(tasks) == 1 else "all match tasks"
@@ -81,7 +81,7 @@ def _anchor_lines(panel: Axes, found: Mapping[str, Estimate]) -> Iterator[str]:
 
 
 def _round_dots(
-    panel: Axes, play: SelfPlay, found: Mapping[str, Estimate], labelled: bool
+    panel: Axes, play: History, found: Mapping[str, Estimate], labelled: bool
 ) -> Iterator[str]:
     """Draw the rounds' ratings and their intervals; yields them in words."""
     known = {one.number: found[one.name] for one in play.rounds if one.name in found}
@@ -99,7 +99,7 @@ def _round_dots(
         yield f"{round_name(number)} {ranged(rating)}"
 
 
-def win_rates(play: SelfPlay) -> str:
+def win_rates(play: History) -> str:
     """All against all, the strongest first and those without a rating last."""
     rated, payoff = play.ratings[ALL], play.payoff
     ranked = {name: -one.value for name, one in rated.items()}
@@ -113,7 +113,7 @@ def win_rates(play: SelfPlay) -> str:
     return payoff_plot(payoff, order, f"Win rates in percent: {'; '.join(lines)}")
 
 
-def anchors_plot(play: SelfPlay) -> str:
+def anchors_plot(play: History) -> str:
     """The share of matches that each round wins against each anchor, a draw as half.
 
     Of all matches, and where there are several tasks of each.
@@ -134,7 +134,7 @@ def anchors_plot(play: SelfPlay) -> str:
     return key(rows, ANCHOR_COLOURS) + grid(figures)
 
 
-def _against_anchors(play: SelfPlay, task: str) -> Points:
+def _against_anchors(play: History, task: str) -> Points:
     points: Shares = {}
     for anchor in ANCHOR_COLOURS:
         for one in play.rounds:
@@ -144,7 +144,7 @@ def _against_anchors(play: SelfPlay, task: str) -> Points:
     return points
 
 
-def success_plot(play: SelfPlay) -> str:
+def success_plot(play: History) -> str:
     """Success by round: over all tasks of one player, and of each by level; empty without any."""
     panels = dict(_successes(play))
     if not panels:
@@ -160,7 +160,7 @@ def success_plot(play: SelfPlay) -> str:
     return (key(levels, colours) if len(levels) > 1 else "") + grid(figures)
 
 
-def _successes(play: SelfPlay) -> Iterator[tuple[str, Points]]:
+def _successes(play: History) -> Iterator[tuple[str, Points]]:
     """(title, shares by round of each level): of all tasks, and of each."""
     pairs = list(dict.fromkeys(p for one in play.rounds for p in alone(one.settings.tasks)))
     if len(pairs) > 1:
@@ -173,7 +173,7 @@ def _successes(play: SelfPlay) -> Iterator[tuple[str, Points]]:
 
 
 def _points(
-    play: SelfPlay, table: str, who: str, **wanted: object
+    play: History, table: str, who: str, **wanted: object
 ) -> list[tuple[int, Estimate]]:
     """(round, success) of the rows of results that are of the round's policy and what is wanted."""
     return [

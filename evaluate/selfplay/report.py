@@ -25,7 +25,7 @@ from ..show import NEEDED
 from .plots import ROUNDS, anchors_plot, ratings_plot, success_plot, win_rates
 from .report_tables import rounds_table, time_table
 from .report_words import headline, lede, rival_of
-from .rounds import SelfPlay, read_rounds
+from .rounds import History, read_rounds
 
 VIDEOS = 6
 VIDEO_BYTES = 6_000_000  # of all; base64 takes a third more
@@ -41,7 +41,7 @@ def build_report(dest: str) -> str:
     return whole_page("Palaestra self-play", headline(play), lede(play), list(_parts(play)))
 
 
-def _parts(play: SelfPlay) -> Iterator[Part]:
+def _parts(play: History) -> Iterator[Part]:
     note = (
         "Bradley and Terry’s ratings on the scale of Elo: 400 points are odds of ten to one, the "
         "scripted expert (strong) is pinned at 1,000. Everybody is rated on all matches of the "
@@ -77,7 +77,7 @@ def _parts(play: SelfPlay) -> Iterator[Part]:
         yield _reproduce(play)
 
 
-def _videos(play: SelfPlay, rival: str) -> str:
+def _videos(play: History, rival: str) -> str:
     """The last round against the rival, on some of the tasks and levels where they met."""
     last = play.rounds[-1]
     url = storage.join(play.dest, last.evaluation, EPISODES)
@@ -111,7 +111,7 @@ def chosen_pairs(pairs: list[Pair]) -> list[Pair]:
     return by_task(sorted(ordered, key=lambda pair: places[pair])[:VIDEOS])
 
 
-def _rounds(play: SelfPlay) -> tuple[str, str]:
+def _rounds(play: History) -> tuple[str, str]:
     """Tables, and what they say."""
     note = (
         "What each part of the recipe holds and each round was trained on; a dash where the files "
@@ -126,7 +126,7 @@ def _rounds(play: SelfPlay) -> tuple[str, str]:
     return content, note
 
 
-def _reproduce(play: SelfPlay) -> Part:
+def _reproduce(play: History) -> Part:
     commands = "\n".join(shlex.join(stage.command) for stage in play.stages)
     versions = play.rounds[-1].results["versions"]
     entries = {"versions": ", ".join(f"{name} {value}" for name, value in versions.items())}

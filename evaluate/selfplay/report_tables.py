@@ -10,7 +10,7 @@ from ...shards.page import dot
 from ..report.headline import percent
 from ..report.tables import body, row, table
 from .plots import ROUNDS
-from .rounds import Contents, Round, SelfPlay
+from .rounds import Contents, History, Round
 
 DASH = "–"  # where there is no number
 STAGES = ("generate", "audit", "train", "evaluate")
@@ -21,7 +21,7 @@ COLUMNS = (
 LISTED = 6  # opponents that a cell names
 
 
-def rounds_table(play: SelfPlay) -> str:
+def rounds_table(play: History) -> str:
     """What each part was generated from, and each round trained on."""
     rounds = {one.name: one for one in play.rounds}
     lines = [
@@ -66,14 +66,14 @@ def _training_cells(one: Round | None) -> tuple[str, str, str]:
     return updates, mix or DASH, DASH if one.members is None else str(one.members)
 
 
-def time_table(play: SelfPlay) -> str:
+def time_table(play: History) -> str:
     """How long each stage took, and all together."""
     columns = ("part", *STAGES, "together")
     lines = [row(_label(part, False), cells) for part, cells in _times(play)]
     return table("Time by part and stage", columns, [body("", len(columns), lines)], "times")
 
 
-def _times(play: SelfPlay) -> Iterator[tuple[str, list[str]]]:
+def _times(play: History) -> Iterator[tuple[str, list[str]]]:
     """(part, cells), the sums last."""
     seconds: dict[str, dict[str, float]] = {}
     for stage in play.stages:

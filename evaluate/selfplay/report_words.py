@@ -13,13 +13,13 @@ from ..statistics import Estimate
 from ..summary import ALL as ALL_TASKS
 from ..table import pair_name
 from .plots import ranged, whole_points
-from .rounds import Round, SelfPlay, outcomes
+from .rounds import History, Round, outcomes
 
 Named = tuple[str, Estimate]
 """A round's name and its rating."""
 
 
-def headline(play: SelfPlay) -> str:
+def headline(play: History) -> str:
     """`round-3 is rated 812 [790, 835]; it wins 71 % of its matches against round-0`."""
     last, first, rated = play.rounds[-1].name, play.rounds[0].name, play.ratings[ALL]
     told = f"{last} is {f'rated {ranged(rated[last])}' if last in rated else 'not rated yet'}"
@@ -32,7 +32,7 @@ def headline(play: SelfPlay) -> str:
     return told
 
 
-def rival_of(play: SelfPlay) -> str:
+def rival_of(play: History) -> str:
     """The first round, or if the last never met it the strongest anchor that it met, if any."""
     last, first = play.rounds[-1].name, play.rounds[0].name
     names = [first, *(anchor.name for anchor in reversed(ANCHORS))]
@@ -40,12 +40,12 @@ def rival_of(play: SelfPlay) -> str:
     return next(met, "")
 
 
-def lede(play: SelfPlay) -> str:
+def lede(play: History) -> str:
     """How ratings went from round to round, and what else there is to know."""
     return " ".join(_sentences(play))
 
 
-def _sentences(play: SelfPlay) -> Iterator[str]:
+def _sentences(play: History) -> Iterator[str]:
     ratings = play.ratings[ALL]
     rated = [(r.name, ratings[r.name]) for r in play.rounds if r.name in ratings]
     if len(rated) > 1:
@@ -88,7 +88,7 @@ def _falls(rated: Sequence[Named]) -> str:
     return f"It fell {listed(falls)}." if falls else "No round is rated below the one before it."
 
 
-def _alone(play: SelfPlay) -> Iterator[str]:
+def _alone(play: History) -> Iterator[str]:
     """Success on tasks of one player, of the last round and of the first."""
     last, first = play.rounds[-1], play.rounds[0]
     success, pairs = _success(last), alone(last.settings.tasks)

@@ -76,7 +76,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class SelfPlay:
+class History:
     """All rounds so far."""
 
     dest: str
@@ -101,7 +101,7 @@ def evaluation_of(number: int) -> str:
     return storage.join(round_name(number), "evaluation")
 
 
-def read_rounds(dest: str) -> SelfPlay:
+def read_rounds(dest: str) -> History:
     """All that is evaluated at `dest`.
 
     Corpora, runs and copies of the league may be gone. ConfigError if no round is evaluated,
@@ -118,7 +118,7 @@ def read_rounds(dest: str) -> SelfPlay:
     parts = dict.fromkeys([*(s.name.rpartition("/")[0] for s in stages), *(r.name for r in rounds)])
     league = read_league(storage.join(dest, LEAGUE_FILE))
     contents = {part: read_contents(storage.join(dest, part, "corpus")) for part in parts}
-    return SelfPlay(dest, league, rounds, stages, contents, dict(_ratings(league)))
+    return History(dest, league, rounds, stages, contents, dict(_ratings(league)))
 
 
 def _read_round(dest: str, number: int) -> Round:

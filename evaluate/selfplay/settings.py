@@ -44,6 +44,9 @@ class SelfPlay:
     """Shares of each round's training data."""
     train: dict[str, Any] = field(default_factory=dict)
     """Flags of `train`, by the names of its settings."""
+    launch: tuple[str, ...] = ("train",)
+    """Words before the arguments of `train`: on a cluster `sbatch --wait …/slurm.sh`, `srun` or
+    `torchrun` and their own arguments. They have to end when the training does."""
     evaluate: dict[str, Any] = field(default_factory=dict)
     """Flags of `evaluate`, by the names of its settings."""
 
@@ -128,6 +131,8 @@ def _check_numbers(settings: SelfPlay, where: str) -> None:
         raise ConfigError(
             f"{where}: selfplay.checkpoints should be at least 1, is {settings.checkpoints}"
         )
+    if not all(settings.launch) or not settings.launch:
+        raise ConfigError(f"{where}: selfplay.launch: expected a command, found an empty word")
     if not 0 < settings.restart <= 1:
         raise ConfigError(f"{where}: selfplay.restart should be in (0, 1], is {settings.restart}")
 

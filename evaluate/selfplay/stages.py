@@ -53,7 +53,7 @@ class Stage:
     @property
     def command(self) -> str:
         """generate, audit, train or evaluate."""
-        return self.words[0]
+        return self.name.rpartition("/")[2]
 
 
 def stages(plan: Plan) -> tuple[Stage, ...]:
@@ -67,7 +67,7 @@ def _stages(plan: Plan) -> Iterator[Stage]:
     for number in range(plan.rounds):
         name = round_name(number)
         yield from _corpus(plan, name)
-        yield Stage(f"{name}/train", ("train", *train_words(plan, number)))
+        yield Stage(f"{name}/train", (*plan.settings.launch, *train_words(plan, number)))
         yield Stage(f"{name}/evaluate", ("evaluate", *_evaluate_words(plan, number)))
 
 

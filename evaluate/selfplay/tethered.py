@@ -1,4 +1,4 @@
-"""`python -m palaestra.evaluate.selfplay.tethered MODULE …`: a command that dies with its parent.
+"""`python -m palaestra.evaluate.selfplay.tethered PROGRAM …`: a command that dies with its parent.
 
 The kernel keeps the tie when the process becomes the command. Set between fork and exec, it would
 have to be made by Python code in a copy of a process with threads, which may find a lock taken.
@@ -13,10 +13,13 @@ from ...train.ranks import LAUNCHER, end_with_launcher
 
 
 def main() -> None:
-    """Tie this process to the one that LAUNCHER names, then become MODULE's."""
+    """Tie this process to the one that LAUNCHER names, then become the program."""
     end_with_launcher()
     os.environ.pop(LAUNCHER, None)  # it is not the launcher of the command's own children
-    os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
+    try:
+        os.execvp(sys.argv[1], sys.argv[1:])
+    except OSError as error:
+        raise SystemExit(f"{sys.argv[1]}: {error.strerror}") from error
 
 
 if __name__ == "__main__":
