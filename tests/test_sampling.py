@@ -196,7 +196,7 @@ def test_the_networks_of_a_league_may_have_their_own_temperature(
         ('league = "{league}"', "", r"\[0\]: 'latest' needs the recipe's league"),
         ('policy = "latest"', 'policy = "latest"\nnoise = 1', "neither noise nor arguments"),
         ('"latest"', '"lastest"', "unknown policy 'lastest'; did you mean 'latest'"),
-        ('["league"]', '["self"]\nsampling = "psfp"', "unknown sampling 'psfp'; did you mean 'pfsp'"),
+        ('["league"]', '["self"]\nsampling = "psfp"', "unknown sampling 'psfp'; did you mean"),
         ('["league"]', '["self"]\nsampling = "pfsp"', "should be in .0, 1., is None"),
         ('["league"]', '["self"]\nsampling_probability = 0.5', "unknown sampling ''"),
         ('["league"]', '["self"]\nsampling = "past"\nsampling_probability = 7.0', "is 7.0"),
