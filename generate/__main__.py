@@ -1,4 +1,4 @@
-"""`generate RECIPE DEST`, and `generate plan`, `tasks`, `preview` and `replay`."""
+"""`generate RECIPE DEST`, and six commands besides."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ Values = Annotated[
 class Arguments:
     """Simulate a recipe into a corpus of compressed shards. Running it again goes on.
 
-    Four commands besides: `generate plan RECIPE` says what it will take, `generate tasks` lists the
+    Six commands besides: `generate plan RECIPE` says what it will take, `generate tasks` lists the
     tasks, `generate preview TASK` films one, `generate replay URL` simulates a corpus again and
-    compares, or repairs it.
+    compares, or repairs it, `generate import MAPPING DEST` brings demonstrations in from elsewhere,
+    `generate export CORPUS DEST` takes episodes out in the formats of other libraries.
 
     Exits with 1 on an error, also if a shard failed; the others are there then.
     """
@@ -228,15 +229,17 @@ def preview_command(arguments: PreviewArguments) -> None:
 def replay_command(arguments: ReplayArguments) -> int:
     """Check the flags, then replay and compare, or repair."""
     from ..shards.corpus import Corpus
+    from .importing.begun import require_simulated
     from .pool import check_workers
     from .replay import check_flags, draw, replay
     from .replay_report import print_replay
 
     sample = check_flags(arguments.sample, arguments.all, arguments.seed, arguments.repair)
     check_workers(arguments.workers)
+    corpus = Corpus.open(arguments.url)
+    require_simulated(corpus)
     if arguments.repair:
         return repair_command(arguments)
-    corpus = Corpus.open(arguments.url)
     rows, total = draw(corpus, sample, arguments.seed)
     shown = progress("replay", int(rows["steps"].sum()))
     with nullcontext(no_progress) if arguments.json else shown as advance:
@@ -281,6 +284,14 @@ def main() -> None:
         run_command(PreviewArguments, preview_command, "generate preview", rest)
     elif first == "replay":
         run_command(ReplayArguments, replay_command, "generate replay", rest, error_code=2)
+    elif first == "export":
+        from .exporting.command import ExportArguments, export_command
+
+        run_command(ExportArguments, export_command, "generate export", rest)
+    elif first == "import":
+        from .importing.command import ImportArguments, import_command
+
+        run_command(ImportArguments, import_command, "generate import", rest)
     else:
         run_command(Arguments, command, "generate", words)
 

@@ -40,11 +40,11 @@ dataset_info:
 ---
 # {name}
 
-{steps:,} interaction steps of MuJoCo episodes, made by Palaestra: {tasks}.
+{steps:,} interaction steps of {origin}: {tasks}.
 
 Each sample is at most 256 steps of one player's episode: `json` (metadata) and the arrays
 `action`, `reward`, `success`, `state` and `pixels`, each one zstd frame around a plain `.npy`.
-The state's slots, in order: {slots}. `corpus.json` holds the recipe that regenerates every byte,
+The state's slots, in order: {slots}. `corpus.json` holds {recipe},
 `index.parquet` one row per sample.
 
 ```python
@@ -57,6 +57,13 @@ from palaestra.shards.codec import decode
 samples = webdataset.WebDataset("data/shard-000000.tar", shardshuffle=False).decode(decode)
 ```
 """
+ORIGINS = {
+    False: "MuJoCo episodes, made by Palaestra", True: "demonstrations, imported by Palaestra",
+}  # fmt: skip
+RECIPES = {
+    False: "the recipe that regenerates every byte",
+    True: "the mapping by which they were imported, and the checksum of every source file",
+}
 JSON_TYPES = {
     "task": "string", "level": "int64", "instruction": "string", "match": "int64",
     "player": "int64", "segment": "int64", "policy": "string", "opponent": "string",
@@ -73,7 +80,9 @@ def write_card(corpus: Corpus) -> None:
     fields = "\n".join(f"    - name: {n}\n      dtype: {t}" for n, t in JSON_TYPES.items())
     pairs = sorted(set(index.select("task", "level").rows()))
     tasks = ", ".join(f"{task} level {level}" for task, level in pairs)
+    imported = "imported" in corpus.manifest.recipe
     text = CARD.format(
+        origin=ORIGINS[imported], recipe=RECIPES[imported],
         fields=fields, action=schema.action_size, state=schema.state_size,
         image=schema.image_size, name=corpus.manifest.recipe["name"], tasks=tasks,
         steps=index["steps"].sum(),

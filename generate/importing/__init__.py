@@ -1,0 +1,1 @@
+"""Demonstrations from elsewhere as corpora of our format: mapping, sources, conversion, writing."""
