@@ -1,4 +1,4 @@
-"""`train CORPUS… --run RUN`, and `train plan` and `train status RUN`."""
+"""`train CORPUS… --run RUN`, and `train plan`, `train status RUN`, `train export RUN OUT`."""
 
 from __future__ import annotations
 
@@ -119,6 +119,10 @@ def main() -> None:
         from .status import StatusArguments, status_command
 
         run_command(StatusArguments, status_command, "train status", words[1:])
+    elif words[:1] == ["export"]:
+        from .program import ExportArguments, export_command
+
+        run_command(ExportArguments, export_command, "train export", words[1:])
     else:
         from .arguments import Arguments  # torch, which the others do without
 

@@ -20,8 +20,8 @@ from .places import Keep
 class Arguments:
     """Train a network on corpora. Running it again goes on from the newest checkpoint.
 
-    Two commands besides: `train plan` says what a model takes on how many GPUs, `train status RUN`
-    where a run stands.
+    Three commands besides: `train plan` says what a model takes on how many GPUs, `train status
+    RUN` where a run stands, `train export RUN OUT.pt2` writes its policy for PyTorch alone.
 
     SIGTERM, SIGUSR1 and ctrl-C save after the present update and exit with 75: the same command
     goes on from there. 0: the last update was made; 1: an error, which would come again.
