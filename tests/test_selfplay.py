@@ -7,7 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,16 @@ from palaestra.evaluate.selfplay.settings import Mix, SelfPlay, shares
 from palaestra.evaluate.selfplay.stages import Plan, stages
 from palaestra.evaluate.standings import begin_league
 from palaestra.generate.league import AGENT, ANCHORS, read_league
+from palaestra.generate.recipe import Sampling
 from palaestra.generate.recipe_check import check_name
+from palaestra.shards.config import parse
 from palaestra.shards.console import run_command
 from palaestra.shards.errors import ConfigError
 from palaestra.train.arguments import Arguments as TrainArguments
 from palaestra.train.owner import owning
 from waiting import wait_for
 
+ROOT = Path(__file__).parent.parent
 RECIPE = """name = "rounds"
 steps = 60_000
 wave = 8
@@ -276,6 +281,20 @@ def test_a_recipe_without_the_table_or_without_rounds_is_refused(tmp_path: Path)
     path.write_text(plain + "[selfplay]\nrestart = 0.5\n")
     with pytest.raises(ConfigError, match="selfplay: expected a part 'round-0', found none"):
         prepare(str(path), "memory://x", None, False)
+
+
+def test_the_page_states_the_defaults() -> None:
+    page = (ROOT / "docs/selfplay.md").read_text()
+    table, sampling = re.findall(r"```toml\n(.*?)```", page, re.S)
+    stated: SelfPlay = parse(SelfPlay, tomllib.loads(table)["selfplay"], "page")
+    assert replace(stated, seed=(), train={}, evaluate={}) == SelfPlay()
+    assert parse(Sampling, tomllib.loads(sampling)["sampling"], "page") == Sampling()
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("selfplay", 3), ("selfplay-500m", 5)])
+def test_recipes_that_come_with_the_code_can_be_driven(name: str, rounds: int, dest: str) -> None:
+    plan = prepare(str(ROOT / f"recipes/{name}.toml"), dest, None, False)
+    assert plan.rounds == rounds and plan.asking == {f"round-{n}" for n in range(1, rounds)}
 
 
 # the journal
