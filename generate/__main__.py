@@ -287,7 +287,9 @@ def main() -> None:
     elif first == "export":
         from .exporting.command import ExportArguments, export_command
 
-        run_command(ExportArguments, export_command, "generate export", rest)
+        run_command(
+            ExportArguments, export_command, "generate export", rest, interrupted="starts over"
+        )
     elif first == "import":
         from .importing.command import ImportArguments, import_command
 

@@ -31,10 +31,12 @@ def run_command(
     prog: str,
     argv: Sequence[str] | None = None,
     error_code: int = 1,
+    interrupted: str = "goes on from here",
 ) -> None:
     """Parse `kind` from the command line, run `command`, exit with its code.
 
     A PalaestraError becomes one line on stderr and `error_code`; `--debug` shows the traceback.
+    `interrupted` says what the same command does after ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -47,7 +49,7 @@ def run_command(
         fail(prog, str(error))
         code = error_code
     except KeyboardInterrupt:
-        fail(prog, "interrupted; the same command goes on from here")
+        fail(prog, f"interrupted; the same command {interrupted}")
         code = 130
     except OSError as error:
         if debug:
@@ -97,9 +99,7 @@ def data_size(number: float) -> str:
 
 
 @contextmanager
-def progress(
-    title: str, total: float, unit: str = "steps", start: float = 0
-) -> Iterator[Advance]:
+def progress(title: str, total: float, unit: str = "steps", start: float = 0) -> Iterator[Advance]:
     """A bar with rate and time left on a terminal; a plain line every ten seconds elsewhere.
 
     `start` units of the total were done before.

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from minari.data_collector import EpisodeBuffer
+from numpy.typing import NDArray
 from palaestra.generate.importing.importer import import_corpus
 from palaestra.generate.importing.mapping import load_mapping
 from palaestra.shards.corpus import Corpus
+from PIL import Image
 
 Rows = dict[str, list[Any]]
 MINARI_STEPS, LENGTHS = 40, (12, 300, 20)
@@ -127,14 +129,21 @@ def write_video(path: Path, shades: Sequence[int], width: int = WIDTH) -> None:
         container.mux(stream.encode(None))
 
 
+def write_images(folder: Path, images: NDArray[np.uint8]) -> None:
+    """As 00.png, 01.png, …"""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:02d}.png")
+
+
 def write_lerobot(
     folder: Path, version: str = "v2.1", change: Callable[[Rows], object] = lambda rows: None,
     lengths: Sequence[int] = LENGTHS,
 ) -> Rows:  # fmt: skip
     """A dataset of version 2.1 or 3.0; `change` may alter its rows, never its videos."""
     rows = rows_of(lengths)
-    dtypes = {name: {"dtype": "float32"} for name in rows}
     change(rows)
+    dtypes = {name: {"dtype": "float32"} for name in rows}
     two, key = version.startswith("v2"), "observation.images.top"
     table = pa.table({name: pa.array(values) for name, values in rows.items()})
     paths = {

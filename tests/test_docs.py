@@ -1,14 +1,16 @@
-"""The docs: commands that parse, links that lead somewhere, Python that runs, facts that hold."""
+"""The docs: commands and Python that run, links that lead somewhere, facts that hold."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tyro
+from evaluate_runs import write_checkpoint
 from palaestra.generate.catalogue import task_row
+from palaestra.generate.recipe import Behaviour
 from palaestra.generate.registry import task_classes
 from palaestra.generate.slots import ACTION_SIZE, SLOTS
 from palaestra.generate.task import Task
@@ -24,7 +28,7 @@ from palaestra.generate.world import World
 from palaestra.train.arguments import Arguments
 from palaestra.train.loss import LossConfig
 from PIL import Image
-from small_corpus import build
+from small_corpus import RECIPE, build
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path for path in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]}
@@ -47,14 +51,40 @@ WITHIN = {  # the arguments of a command's own commands
     ("evaluate", "show"): "evaluate.__main__.ShowArguments",
     ("evaluate", "selfplay"): "evaluate.__main__.SelfPlayArguments",
 }
-RUN_BY = {  # pages whose Python needs what these tests make
-    "README.md": "test_readme.py",
-    "exporting.md": "test_export.py",
-    "format.md": "test_golden.py",
-    "recipes.md": "test_recipe_page.py",
-    "evaluation.md": "test_docs.py",
-    "training.md": "test_docs.py",
+PYTHON_RUN_BY = {  # pages whose Python needs what these tests make, and how many blocks they run
+    "README.md": ("test_readme.py", 1),
+    "exporting.md": ("test_export.py", 3),
+    "format.md": ("test_golden.py", 1),
+    "recipes.md": ("test_recipe_page.py", 1),
 }
+COMMANDS_RUN_BY = {  # the same of commands
+    "README.md": "test_readme.py",  # but for `make demo`, which takes minutes
+    "audit.md": "test_audit_examples.py",
+    "exporting.md": "test_export.py",
+    "importing.md": "test_import.py",
+    "launching.md": "test_train_launch.py",
+}
+ONLY_PARSED = {
+    "experiments.md": "what it states took hours to train",
+    "recipes.md": "it needs a bucket, a Ray cluster and schedulers",
+}
+SHORT = "--updates 2 --batch 2 --validation-share 0.3 --validate-every 2 --precision fp32"
+FEW = "--runs 1 --width 1 --workers 1"
+APPENDED = {  # what makes each command of a page short, last flags win; None: only parsed
+    "evaluation.md": (
+        FEW,
+        "--tasks push --levels 2 --runs 8 --width 8 --workers 1 --history on",  # run 7 is filmed
+        "--workers 1",
+        "--size 32",
+        f"--tasks reach --levels 1 {FEW} --history on",  # the networks know reach alone
+        "",
+    ),
+    "scaling.md": ("", "", "", ""),
+    "selfplay.md": (None, ""),  # trains for an hour
+    "tasks.md": ("--seeds 1 --size 32",),
+    "training.md": (f"{SHORT} --heldout runs/heldout", SHORT, "", SHORT, ""),
+}
+PRINTED = {"evaluation.md": "shape: (2, 6)", "training.md": "shape: (1, 3)"}  # by the Python
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -114,45 +144,100 @@ def test_every_example_is_on_a_page() -> None:
         assert any(path.name in text for text in TEXTS.values()), path.name
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_python_is_run(page: str) -> None:
-    """Here or by the test that makes what it reads."""
-    test = ROOT / "tests" / RUN_BY[page]
-    assert page in test.read_text()
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_has_a_test_that_runs_it(page: str) -> None:
+    """Here, or where what it needs is made; but for the commands that are told apart above."""
+    if count := len(blocks(page, "python")):
+        assert (page in PRINTED) != (page in PYTHON_RUN_BY)
+        test, run_there = PYTHON_RUN_BY.get(page, ("test_docs.py", count))
+        assert count == run_there and page in (ROOT / "tests" / test).read_text()
+    if not blocks(page, "sh"):
+        return
+    assert sum(page in where for where in (APPENDED, COMMANDS_RUN_BY, ONLY_PARSED)) == 1
+    if page in APPENDED:
+        lines = "".join(blocks(page, "sh")).replace("\\\n", "").splitlines()
+        assert len(APPENDED[page]) == len(commands(page)) == len(lines)
+    elif page in COMMANDS_RUN_BY:
+        assert page in (ROOT / "tests" / COMMANDS_RUN_BY[page]).read_text()
 
 
 def run(*words: str, folder: Path) -> str:
     """What it prints; it must end well."""
-    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_evaluations_python_runs(tmp_path: Path) -> None:
-    asked = "random --tasks reach --levels 1 --runs 3 --width 3 --workers 1"
-    words = [*asked.split(), "--output", "runs/mine-scores"]
-    run("-m", "palaestra.evaluate", *words, folder=tmp_path)
-    (code,) = blocks("evaluation.md", "python")
-    assert "shape: (3, 6)" in run("-c", code, folder=tmp_path)
+def run_here(words: list[str], folder: Path) -> None:
+    """Run a command in this process, which need not import torch each time; it must end well."""
+    main = importlib.import_module(f"palaestra.{ROOMS[words[0]]}.__main__").main
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0, words
+
+
+def run_page(page: str, folder: Path) -> None:
+    """A page's commands in order, then its Python; what the commands are to write is there then."""
+    for words, more in zip(commands(page), APPENDED[page], strict=True):
+        if more is None:
+            continue
+        if words[0] == "train" and "--run" in words:  # it takes hold of its process
+            run("-m", "palaestra.train", *words[1:], *more.split(), folder=folder)
+        else:
+            run_here([*words, *more.split()], folder)
+        for flag in {"--run", "--output"} & set(words):
+            assert list((folder / words[words.index(flag) + 1]).iterdir())
+    if code := "\n".join(blocks(page, "python")):
+        assert PRINTED[page] in run("-c", code, folder=folder)
+
+
+def build_corpora(folder: Path, *names: str) -> None:
+    """One small corpus under several names, as pages call them."""
+    behaviours = (Behaviour(("reach",), "expert", (1, 2), 0.2),)
+    corpus = build(str(folder / "corpus"), replace(RECIPE, behaviours=behaviours)).url
+    for name in names:
+        path = folder / "runs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(corpus)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run where the page on training has one."""
+    """A folder in which the page on training was followed."""
     folder = tmp_path_factory.mktemp("training")
-    corpus = build(str(folder / "corpus")).url
-    words = f"--heldout {corpus} --validation-share 0.3 --validate-every 2 --updates 2 --batch 2"
-    more = "--inputs state --loss.policy binary --precision fp32"
-    run(
-        "-m", "palaestra.train", corpus, "--run", "runs/demo/state", *words.split(), *more.split(),
-        folder=folder,
-    )  # fmt: skip
+    build_corpora(folder, "demo/corpus", "a", "b", "heldout", "new")
+    run_page("training.md", folder)
     return folder
 
 
-def test_the_trainings_python_runs(trained: Path) -> None:
-    (code,) = blocks("training.md", "python")
-    assert "shape: (1, 3)" in run("-c", code, folder=trained)
+def test_the_page_on_evaluation_runs(tmp_path: Path) -> None:
+    names = ["mine", "other", *(f"{kind}-{k}" for kind in ("bc", "top") for k in range(3))]
+    for seed, name in enumerate(names):
+        write_checkpoint(tmp_path / "runs" / name, seed=seed)
+    for part, task in (("part-a", "reach"), ("part-b", "push")):
+        words = f"evaluate random --tasks {task} --levels 1 {FEW} --output runs/{part}"
+        run_here(words.split(), tmp_path)
+    run_page("evaluation.md", tmp_path)
+    assert list(tmp_path.glob("push-2-mine-seed7.gif"))
+
+
+def test_the_pages_on_tasks_scaling_and_selfplay_run(tmp_path: Path) -> None:
+    build_corpora(tmp_path, "demo/corpus")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for page in ("tasks.md", "scaling.md", "selfplay.md"):
+        run_page(page, tmp_path)
+    assert not (tmp_path / "runs/selfplay").exists()
+
+
+@pytest.mark.xdist_group("training page")  # which is run once for both
+def test_the_page_on_training_runs(trained: Path) -> None:
+    assert (trained / "policy.pt2").stat().st_size > 100_000
 
 
 def test_the_page_on_training_knows_every_flag() -> None:
@@ -163,6 +248,7 @@ def test_the_page_on_training_knows_every_flag() -> None:
         assert f"`--{flag.replace('_', '-')}`" in TEXTS["training.md"], flag
 
 
+@pytest.mark.xdist_group("training page")
 def test_the_page_on_training_knows_every_metric(trained: Path) -> None:
     """And names none that is not there, but for a GPU's."""
     lines = (trained / "runs/demo/state/metrics.jsonl").read_text().splitlines()

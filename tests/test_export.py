@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,7 +188,9 @@ def check_lerobot(rows: dict[str, NDArray[Any]], lane: Lane) -> None:
     assert np.array_equal(rows["next.reward"], whole(lane, "reward"))
     assert np.array_equal(rows["next.success"], whole(lane, "success") > 0)
     assert rows["next.done"].nonzero()[0].tolist() == [steps - 1]
-    assert rows["next.truncated"][-1] == lane[-1].truncated
+    ends = np.arange(steps) == steps - 1
+    assert np.array_equal(rows["next.terminated"], ends & lane[-1].terminated)
+    assert np.array_equal(rows["next.truncated"], ends & lane[-1].truncated)
     assert rows["frame_index"].tolist() == list(range(steps))
     assert np.allclose(rows["timestamp"], np.arange(steps) / 25)
 
@@ -275,6 +279,20 @@ def test_a_condition_sees_whole_episodes(corpus: Corpus, lanes: list[Lane]) -> N
     assert chosen("player = 1 and task = 'sumo'") == those(
         lambda lane: (lane[0].task, lane[0].player) == ("sumo", 1)
     )
+
+
+def test_an_aggregate_is_over_all_episodes(
+    corpus: Corpus, lanes: list[Lane], tmp_path: Path
+) -> None:
+    """However the index is cut into files."""
+    returns = {n: whole(lane, "reward").sum(dtype=float) for n, lane in by_name(lanes).items()}
+    expected = {name for name, value in returns.items() if value > np.mean([*returns.values()])}
+    pieces = shutil.copytree(corpus.url, tmp_path / "pieces")
+    (pieces / "index.parquet").unlink()
+    for url in (corpus.url, str(pieces)):
+        rows = select(url, "return > avg(return)").segments
+        assert set(rows.select("match", "player").rows()) == expected
+    assert 0 < len(expected) < len(lanes)
 
 
 def test_saturation_is_of_the_whole_episode(
@@ -415,6 +433,34 @@ def test_a_task_of_another_suite_needs_its_rate(
     assert export(corpus.url, dest, "lerobot", fps=10).steps == 9
 
 
+def test_an_imported_corpus_has_the_rate_of_its_source(
+    make_corpus: Callable[..., Corpus], episode: Callable[..., Episode], tmp_path: Path
+) -> None:
+    """Whatever its task is called: `reach` has 40 control steps a second here."""
+    silent = make_corpus([[episode(9)]], "silent", imported={"mapping": {}})
+    with pytest.raises(ConfigError, match=r"^--fps is missing: this corpus was imported, at a"):
+        export(silent.url, str(tmp_path / "out"), "lerobot")
+    told = make_corpus([[episode(9)]], "told", imported={"mapping": {}, "fps": 9.99})
+    for fps, expected in ((None, 10), (30, 30)):
+        dest = tmp_path / f"at-{expected}"
+        export(told.url, str(dest), "lerobot", fps=fps)
+        assert json.loads((dest / "meta/info.json").read_text())["fps"] == expected
+
+
+def test_an_imported_episode_has_no_seed_to_reset_with(
+    make_corpus: Callable[..., Corpus], episode: Callable[..., Episode], tmp_path: Path
+) -> None:
+    import minari
+
+    for name, recipe in (("simulated", {}), ("imported", {"imported": {"mapping": {}}})):
+        corpus = make_corpus([[episode(9)]], name, **recipe)
+        export(corpus.url, str(tmp_path / "out" / name), "minari")
+        dataset = minari.MinariDataset(tmp_path / "out" / name / "data")
+        (about,) = dataset.storage.get_episode_metadata([0])
+        assert ("options" in about) == (name == "simulated")
+        assert about["task"] == "reach"
+
+
 def test_a_flipped_bit_is_named_and_nothing_is_left(
     make_corpus: Callable[..., Corpus], tmp_path: Path
 ) -> None:
@@ -459,6 +505,22 @@ def test_a_killed_export_leaves_nothing_that_looks_complete(corpus: Corpus, tmp_
     rows = json_lines(dest / "meta/episodes.jsonl")
     assert sum(row["length"] for row in rows) == corpus.select("steps")["steps"].sum()
     assert not (dest / "meta/left.jsonl").exists()
+
+
+def test_ctrl_c_leaves_nothing_and_says_that_it_starts_over(corpus: Corpus, tmp_path: Path) -> None:
+    words = [*COMMAND, corpus.url, str(tmp_path / "out"), "--format", "lerobot", "--fps", "25"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, text=True, **pipes)
+    try:
+        wait_for(lambda: list(tmp_path.glob(".out.exporting/data/*/*.parquet")), every_s=0.001)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert told == "generate export: error: interrupted; the same command starts over\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_exports_to_one_place_do_not_mix(corpus: Corpus, tmp_path: Path) -> None:

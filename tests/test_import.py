@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
-import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from generate_runs import GENERATE, command, contents
+from generate_runs import command, contents
 from import_files import (
     LENGTHS,
     LEROBOT,
@@ -29,6 +30,7 @@ from import_files import (
     imported,
     rows_of,
     shade,
+    write_images,
     write_lerobot,
     write_minari,
     write_video,
@@ -107,10 +109,9 @@ def test_a_minari_dataset_becomes_a_corpus(minari: Path, tmp_path: Path) -> None
         assert np.array_equal(got[:, SLICES["joint_position"]], state[:, :8])
         assert np.count_nonzero(got) == np.count_nonzero(state[:, :8]) > 0
         np.testing.assert_allclose(batch.reward[0, :MINARI_STEPS], buffer.rewards, rtol=1e-6)
-        assert np.array_equal(
-            batch.pixels[0, :MINARI_STEPS], np.stack(observations["pixels"])[:-1]
-        )
+        assert np.array_equal(batch.pixels[0, :MINARI_STEPS], np.stack(observations["pixels"])[:-1])
     assert set(corpus.index["policy"]) == {"expert"} and not corpus.index["success"].any()
+    assert corpus.manifest.recipe["imported"]["fps"] is None
 
 
 def test_minaris_jpegs_are_decoded_and_infos_belong_to_the_step_before(tmp_path: Path) -> None:
@@ -150,6 +151,51 @@ def test_a_lerobot_dataset_becomes_a_corpus(lerobot: Path, tmp_path: Path) -> No
         assert np.array_equal(batch.reward[0, :steps], success)
     ends = corpus.index.sort("key").select("completion_step", "truncated", "terminated").rows()
     assert ends == [(2, True, False), (None, False, False), (290, True, False), (10, True, False)]
+
+
+def test_a_task_column_of_the_sources_own_is_read(tmp_path: Path) -> None:
+    def add(rows: Rows) -> None:
+        rows["task"] = ["fold it"] * len(rows["index"])
+
+    write_lerobot(tmp_path / "own" / "demos", change=add, lengths=(12,))
+    assert set(imported(tmp_path / "own", LEROBOT).index["instruction"]) == {"fold it"}
+    write_lerobot(tmp_path / "demos", change=lambda rows: rows.pop("task_index"), lengths=(12,))
+    assert "instruction: unknown column 'task'" in refusal(tmp_path, LEROBOT)
+
+
+def test_images_may_be_files_of_the_source(tmp_path: Path) -> None:
+    """By paths within a LeRobot dataset, and in a folder of images; nothing else is read."""
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    column, text = "observation.images.wrist", LEROBOT.replace("images.top", "images.wrist")
+
+    def made(name: str, last: str) -> Path:
+        paths = [*(f"images/{t:02d}.png" for t in range(11)), last]
+        rows: Rows = {column: [{"bytes": None, "path": path} for path in paths]}
+        write_lerobot(tmp_path / name / "demos", change=lambda r: r.update(rows), lengths=(12,))
+        write_images(tmp_path / name / "demos" / "images", image)
+        return tmp_path / name
+
+    corpus = imported(made("within", "./images/../images/11.png"), text)
+    ((_, batch),) = read(corpus).items()
+    assert np.array_equal(batch.pixels[0, :12], image)
+    assert any(file.endswith("images/11.png") for file in corpus.manifest.dependencies)
+    write_images(tmp_path / "outside", image)
+    outside = (str(tmp_path / "outside" / "11.png"), "../../outside/11.png")
+    for number, path in enumerate(outside):
+        line = imported_error(made(str(number), path), text)
+        assert f"row 11: column '{column}': expected an image, found" in line
+        assert f"{path} is no file of the source's folder" in line
+    rows = rows_of((12,))
+    kept = ("episode_index", "frame_index", "action", "observation.state")
+    folder = datasets.Dataset.from_dict(
+        {"file_name": [f"{t:02d}.png" for t in range(12)]} | {name: rows[name] for name in kept}
+    )
+    write_images(tmp_path / "folder", image)
+    folder.to_json(tmp_path / "folder" / "metadata.jsonl")
+    named = HUB.replace('url = "demos"', 'url = "folder"')
+    named = named.replace("observation.images.top", "image")
+    ((_, batch),) = read(imported(tmp_path, named)).items()
+    assert np.array_equal(batch.pixels[0, :12], image)
 
 
 def test_whatever_datasets_reads_becomes_a_corpus(tmp_path: Path) -> None:
@@ -234,6 +280,17 @@ def test_a_source_elsewhere_is_copied(tmp_path: Path) -> None:
         imported(tmp_path, text.replace("/demos", "/*"), "pattern")
 
 
+def test_a_single_file_elsewhere_is_copied(tmp_path: Path) -> None:
+    write_rows(tmp_path / "demos.parquet", rows_of((12, 13)))
+    here = imported(tmp_path, BLIND.replace('url = "demos"', 'url = "demos.parquet"'))
+    url = f"memory://{tmp_path.name}/demos.parquet"
+    storage.write_bytes(url, (tmp_path / "demos.parquet").read_bytes())
+    there = imported(tmp_path, BLIND.replace('url = "demos"', f'url="{url}"'), "there")
+    assert there.index["final_state_xxh3"].equals(here.index["final_state_xxh3"])
+    assert list(there.manifest.dependencies) == [url]
+    assert [*there.manifest.dependencies.values()] == [*here.manifest.dependencies.values()]
+
+
 def test_frames_are_averaged_over_areas(tmp_path: Path) -> None:
     write_lerobot(tmp_path / "demos", lengths=(12,))
     small = imported(tmp_path, LEROBOT.replace("image_size = 16", "image_size = 8"))
@@ -249,7 +306,7 @@ def test_provenance_and_seeds(lerobot: Path, tmp_path: Path) -> None:
     corpus = imported(lerobot, LEROBOT, dest=tmp_path.name)
     manifest = corpus.manifest
     told = manifest.recipe["imported"]
-    assert (told["episodes"], told["rows"]) == (3, sum(LENGTHS))
+    assert (told["episodes"], told["rows"], told["fps"]) == (3, sum(LENGTHS), 10)
     assert told["mapping"]["action"]["low"] == [-90, 0, 0]
     assert told["mapping"]["source"]["url"] == str(lerobot / "demos")
     files = [path for path in (lerobot / "demos").rglob("*") if path.is_file()]
@@ -292,22 +349,30 @@ def test_train_mixes_it_with_what_was_simulated(minari: Path, tmp_path: Path) ->
 # whole or not at all
 
 
+KILLED = """import os, runpy, signal, sys
+
+def watch(event, arguments):
+    if event == "os.rename" and arguments[1].endswith("index/shard-000002.parquet"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+runpy.run_module("palaestra.generate", run_name="__main__")
+"""  # the moment before the third shard is complete
+
+
 def test_a_killed_import_goes_on(tmp_path: Path) -> None:
-    write_lerobot(tmp_path / "demos", "v3.0", lengths=(20,) * 30)
+    write_lerobot(tmp_path / "demos", "v3.0", lengths=(20,) * 5)
     text = "shard_steps = 20\n" + LEROBOT
     whole = imported(tmp_path, text, "whole")
-    words = [*GENERATE, "import", str(tmp_path / "mapping.toml"), str(tmp_path / "corpus")]
+    words = ["import", str(tmp_path / "mapping.toml"), str(tmp_path / "corpus")]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
     index = tmp_path / "corpus" / "index"
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        while not any(index.glob("shard*")):
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
     there = {path: path.stat().st_mtime_ns for path in index.glob("shard*")}
-    assert 0 < len(there) < 30 and not (tmp_path / "corpus" / "index.parquet").exists()
+    assert len(there) == 2 and not (tmp_path / "corpus" / "index.parquet").exists()
     assert "complete" in audit(Corpus.open(str(tmp_path / "corpus"))).failed
-    done = command(*words[len(GENERATE) :])
-    assert done.returncode == 0 and "600 steps of 30 episodes in 30 shards" in done.stdout
+    again = command(*words)
+    assert again.returncode == 0 and "100 steps of 5 episodes in 5 shards" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in there} == there
     assert contents(str(tmp_path / "corpus")) == contents(whole.url)
 
@@ -325,6 +390,12 @@ def test_another_mapping_or_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DifferentCorpusError, match=r"demos\.parquet changed since .*/corpus was"):
         imported(tmp_path, text)
     assert contents(str(tmp_path / "corpus")) == before
+    write_rows(tmp_path / "demos.parquet", rows_of())
+    manifest = storage.read_json(str(tmp_path / "corpus" / "corpus.json"))
+    del manifest["recipe"]["imported"]["mapping"]["reward"]  # as if the key were a later one
+    storage.write_json(str(tmp_path / "corpus" / "corpus.json"), manifest)
+    with pytest.raises(DifferentCorpusError, match="its recipe has imported"):
+        imported(tmp_path, text)
     build(str(tmp_path / "ours"), replace(RECIPE, steps=1024, shard_steps=1024))
     with pytest.raises(DifferentCorpusError, match="it was not imported"):
         imported(tmp_path, text, "ours")
@@ -398,6 +469,11 @@ def put(column: str, row: int, value: Any) -> Callable[[Rows], object]:
     return change
 
 
+def put_episode(column: str, value: Any) -> Callable[[Rows], object]:
+    """At every row of episode 1."""
+    return lambda rows: rows[column].__setitem__(slice(12, 312), [value] * 300)
+
+
 def cut(row: int) -> Callable[[Rows], object]:
     def change(rows: Rows) -> None:
         for values in rows.values():
@@ -413,7 +489,16 @@ ROWS = {
                  "'observation.state': expected finite numbers, found inf"),
     "ragged": (put("action", 20, [0.0, 0.0]), "row 20: column 'action': expected 3 entries as "
                "before, found 2"),
-    "null list": (put("action", 20, None), "row 20: column 'action': expected 3 entries"),
+    "null list": (put("action", 20, None), "row 20: column 'action': expected a list, found none"),
+    "null first": (put("action", 0, None), "row 0: column 'action': expected a list, found none"),
+    "no list": (put_episode("observation.state", None),
+                "row 12: column 'observation.state': expected a list, found none"),
+    "no entry": (put_episode("observation.state", []),
+                 "row 12: column 'observation.state': expected at least one entry, found none"),
+    "no entries": (lambda rows: rows.update(action=[[[]]] * sum(LENGTHS)),
+                   "row 0: column 'action': expected at least one entry, found none"),
+    "narrower": (put_episode("observation.state", [0.0]), "row 12: column 'observation.state': "
+                 "expected 3 entries as in the episodes before, found 1"),
     "null": (put("next.done", 5, None), "row 5: column 'next.done': expected a value, found none"),
     "words": (lambda rows: rows.update(action=["x"] * sum(LENGTHS)), "row 0: column 'action': "
               "expected a number or a list of numbers"),
@@ -447,6 +532,72 @@ def test_bad_rows_are_refused(fault: str, tmp_path: Path) -> None:
     assert expected in line and str(tmp_path / "demos.parquet") in line
 
 
+def test_an_episode_longer_than_keys_can_number_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "demos.parquet", rows_of((3, 25_601)))
+    line = refusal(tmp_path, BLIND.replace('url = "demos"', 'url = "demos.parquet"'))
+    assert "episode 1: expected 1 to 25,600 steps, found 25,601" in line
+
+
+def without(rows: Rows, column: str) -> Rows:
+    return {name: values for name, values in rows.items() if name != column}
+
+
+def parquet_pair(first: Rows, second: Rows) -> Callable[[Path], object]:
+    """The second file holds episode 1."""
+
+    def write(folder: Path) -> None:
+        write_rows(folder / "a.parquet", first)
+        write_rows(folder / "b.parquet", second | {"episode_index": [1] * 12})
+
+    return write
+
+
+def json_pair(folder: Path) -> None:
+    rows = {name: np.asarray(values).tolist() for name, values in rows_of((12,)).items()}
+    later = without(rows, "observation.state") | {"episode_index": [1] * 12}
+    datasets.Dataset.from_dict(rows).to_json(folder / "a.jsonl")
+    datasets.Dataset.from_dict(later).to_json(folder / "b.jsonl")
+
+
+def text_file(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+SHORT, STATE = rows_of((12,)), "observation.state"
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "renamed": (parquet_pair(SHORT, without(SHORT, STATE) | {"state": SHORT[STATE]}),
+                "Couldn't cast .* because column names don't match"),
+    "added": (parquet_pair(without(SHORT, "timestamp"), SHORT), "column names don't match"),
+    "lacking": (parquet_pair(SHORT, without(SHORT, STATE)),
+                f"row 12: column '{STATE}': expected a list, found none"),
+    "lacking in JSON": (json_pair, f"row 12: column '{STATE}': expected a list, found none"),
+    "ragged CSV": (text_file("a.csv", b"x,y\n0,0\n0,1,2,3\n"), "Expected 2 fields in line 3"),
+    "empty CSV": (text_file("a.csv", b""), r"demos/\*: No columns to parse"),
+    "Latin CSV": (text_file("a.csv", b"x,y\n0,\xe9\n"), "can't decode byte 0xe9"),
+    "empty JSON": (text_file("a.jsonl", b""), "expected at least one row, found none"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_files_that_do_not_belong_together_or_are_damaged_are_refused(
+    fault: str, tmp_path: Path
+) -> None:
+    write, expected = FILES[fault]
+    (tmp_path / "demos").mkdir()
+    write(tmp_path / "demos")
+    line = refusal(tmp_path, BLIND.replace('url = "demos"', 'url = "demos/*"'))
+    assert re.search(expected, line), line
+
+
+def test_what_datasets_logs_is_not_printed_beside_the_error(tmp_path: Path) -> None:
+    (tmp_path / "demos.csv").write_bytes(b"x,y\n0,0\n0,1,2,3\n")
+    mapping = BLIND.replace('url = "demos"', f'url = "{tmp_path}/demos.csv"')
+    (tmp_path / "mapping.toml").write_text(mapping)
+    done = command("import", tmp_path / "mapping.toml", tmp_path / "corpus")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and "saw 4" in line
+
+
 def test_sources_that_are_not_there_are_refused(tmp_path: Path) -> None:
     assert "demos: not found: expected a file" in refusal(tmp_path, HUB)
     (tmp_path / "demos").mkdir()
@@ -473,6 +624,9 @@ def test_a_lerobot_dataset_that_lost_files_is_refused(tmp_path: Path) -> None:
     write_lerobot(tmp_path / "demos")
     (tmp_path / "demos" / "data" / "chunk-000" / "episode_000002.parquet").unlink()
     assert "meta/info.json tells of 3 episodes, data holds 2" in refusal(tmp_path, LEROBOT)
+    info = storage.read_json(str(tmp_path / "demos" / "meta" / "info.json"))
+    storage.write_json(str(tmp_path / "demos" / "meta" / "info.json"), info | {"fps": 0})
+    assert "meta/info.json: fps should be positive, is 0" in refusal(tmp_path, LEROBOT)
 
 
 def broken(folder: Path, text: str) -> str:
@@ -494,7 +648,7 @@ def test_bad_videos_are_refused(tmp_path: Path) -> None:
         r"row 12: .* expected an image of 48×32 \(varying = true .*\), found 64×32":
             lambda path: write_video(path, [9] * 300, width=64),
         r"cannot be decoded": lambda path: path.write_bytes(b"nothing"),
-        r"episode_000001\.mp4 is missing": lambda path: path.unlink(),
+        r"episode_000001\.mp4 is no file of the source's folder": lambda path: path.unlink(),
     }  # fmt: skip
     for number, (expected, change) in enumerate(cases.items()):
         folder = tmp_path / str(number)
@@ -502,6 +656,41 @@ def test_bad_videos_are_refused(tmp_path: Path) -> None:
         change(folder / "demos" / "videos" / "chunk-000" / column / "episode_000001.mp4")
         line = broken(folder, LEROBOT)
         assert re.search(f"episode 1: .*column '{column}': .*{expected}|{expected}", line), line
+
+
+def huge(png: bytes) -> bytes:
+    """With a whole header that tells of 2^30 pixels along each side."""
+    header = b"IHDR" + struct.pack(">II", 1 << 30, 1 << 30) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+def shortened(png: bytes) -> bytes:
+    """With a chunk of pixels that seems to end early, so that another seems to begin in it."""
+    at = png.index(b"IDAT")
+    return png[: at - 4] + struct.pack(">I", 20) + png[at:]
+
+
+@pytest.mark.parametrize("change", [huge, shortened])
+def test_damaged_images_are_refused(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    write_images(tmp_path, image[None])
+    good = (tmp_path / "00.png").read_bytes()
+    rows, column = rows_of((12, 13)), "observation.images.top"
+    rows[column] = [{"bytes": good, "path": None}] * 25
+    rows[column][17] = {"bytes": change(good), "path": None}
+    write_rows(tmp_path / "demos.parquet", rows)
+    line = broken(tmp_path, HUB.replace('url = "demos"', 'url = "demos.parquet"'))
+    assert f"episode 1: row 17: column '{column}': expected an image, found" in line
+
+
+def test_a_video_outside_the_source_is_refused(tmp_path: Path) -> None:
+    write_lerobot(tmp_path / "demos", lengths=(12,))
+    write_video(tmp_path / "outside.mp4", [9] * 12)
+    info = storage.read_json(str(tmp_path / "demos" / "meta" / "info.json"))
+    info["video_path"] = "../outside.mp4"
+    storage.write_json(str(tmp_path / "demos" / "meta" / "info.json"), info)
+    line = imported_error(tmp_path, LEROBOT)
+    assert line.endswith("../outside.mp4 is no file of the source's folder")
 
 
 def test_images_may_vary_or_have_to_be_square_if_so_told(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class ExportArguments:
     pixels: bool = True
     """Frames too."""
     fps: int | None = None
-    """Frames a second of a LeRobot dataset; by default from the tasks' control step."""
+    """Frames a second of a LeRobot dataset; by default the tasks' control steps, or as imported."""
     debug: bool = False
     """Show tracebacks."""
 

@@ -17,7 +17,8 @@ COUNTERS = {
     "task_index": "int64",
 }  # fmt: skip
 SIGNALS = {
-    "next.reward": "float32", "next.success": "bool", "next.done": "bool", "next.truncated": "bool",
+    "next.reward": "float32", "next.success": "bool", "next.done": "bool",
+    "next.terminated": "bool", "next.truncated": "bool",
 }  # fmt: skip
 
 Columns = dict[str, NDArray[Any]]
@@ -64,6 +65,7 @@ def columns(episode: Episode, number: int, start: int, task: int, fps: int) -> C
         "next.reward": episode.reward,
         "next.success": episode.success > 0,
         "next.done": last,
+        "next.terminated": last & episode.terminated,
         "next.truncated": last & episode.truncated,
         "timestamp": (steps / fps).astype(np.float32),
         "frame_index": steps,

@@ -100,10 +100,16 @@ def _add_line(file: TextIO, value: dict[str, Any]) -> None:
 
 
 def frame_rate(selection: Selection) -> int:
-    """Control steps a second of the episodes' tasks, rounded: LeRobot counts in whole frames.
+    """The source's of an imported corpus, else control steps a second of the episodes' tasks.
 
-    Raises ConfigError if they differ, or if a task is not of this suite.
+    Rounded: LeRobot counts in whole frames. Raises ConfigError if the tasks' differ, if a task is
+    not of this suite, or if an import knows of none: its tasks may be called as ours are, and yet
+    have been recorded at any rate.
     """
+    if (imported := selection.imported) is not None:
+        if not imported.get("fps"):
+            raise ConfigError("--fps is missing: this corpus was imported, at a rate not recorded")
+        return max(1, round(imported["fps"]))
     rates: dict[int, str] = {}
     for name, level in selection.segments.select("task", "level").unique().sort("task").rows():
         if name not in task_classes():

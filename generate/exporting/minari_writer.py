@@ -37,12 +37,12 @@ def write(selection: Selection, folder: Path, options: Options, advance: Advance
         data, _observation_space(selection.corpus.schema, options.pixels),
         _box(-1.0, 1.0, selection.corpus.schema.action_size), jpeg_encoding=False,
     )  # fmt: skip
-    number = 0
+    number, simulated = 0, selection.imported is None
     with h5py.File(data / "main_data.hdf5", "w") as file:
         for episodes in selection.episode_groups():
             for episode in episodes:
                 group = file.create_group(f"episode_{number}")
-                group.attrs.update(_attributes(episode) | {"id": number})
+                group.attrs.update(_attributes(episode, simulated) | {"id": number})
                 _write_arrays(group, _arrays(episode, options.pixels))
                 advance(episode.steps)
                 number += 1
@@ -87,19 +87,18 @@ def _write_arrays(group: h5py.Group, arrays: dict[str, NDArray[Any]]) -> None:
         )  # fmt: skip
 
 
-def _attributes(episode: Episode) -> dict[str, Any]:
+def _attributes(episode: Episode, simulated: bool) -> dict[str, Any]:
     """The episode's metadata: its fields, but for those that are not known of it.
 
     The seed is an option of the environment's reset, `reset(options={"seed": …})`, and is called
-    so: Minari's own `seed` is of a generator that would draw another episode.
+    so: Minari's own `seed` is of a generator that would draw another episode. An imported episode
+    has none that an environment would know.
     """
     fields = {name: value for name, value in fields_of(episode).items() if value is not None}
     own = ("seed", "segment", "terminated", "truncated")
-    return {name: value for name, value in fields.items() if name not in own} | {
-        "options/seed": np.uint64(episode.seed),
-        "success": episode.completion_step is not None,
-        "total_steps": episode.steps,
-    }
+    found = {name: value for name, value in fields.items() if name not in own}
+    found |= {"success": episode.completion_step is not None, "total_steps": episode.steps}
+    return found | ({"options/seed": np.uint64(episode.seed)} if simulated else {})
 
 
 def _metadata(selection: Selection, name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Options:
     pixels: bool = True
     """Frames too."""
     fps: int | None = None
-    """Frames a second of a LeRobot dataset; by default from the tasks' control step."""
+    """Frames a second of a LeRobot dataset; by default the tasks' control steps, or as imported."""
 
     def check(self, format_: str) -> None:
         """Raise ConfigError for an --fps that is none, or is not for this format."""

@@ -14,6 +14,7 @@ from ...shards.corpus import Corpus
 from ...shards.episode import ARRAYS, Episode
 from ...shards.errors import CorpusError
 from ...shards.segments import parse_where
+from ..importing.begun import IMPORTED
 from ..replay import read_segments
 
 GROUP_STEPS = 4096  # read at once: 50 MB of 64×64 frames
@@ -45,6 +46,11 @@ class Selection:
         """Of all of them together."""
         return int(self.segments["steps"].sum())
 
+    @property
+    def imported(self) -> dict[str, Any] | None:
+        """What the corpus's recipe tells of its source; None if it was simulated."""
+        return self.corpus.manifest.recipe.get(IMPORTED)
+
     def episode_groups(self) -> Iterator[list[Episode]]:
         """Whole episodes, a few in memory at a time; CorruptionError for a damaged segment."""
         for rows in groups(self.segments):
@@ -57,7 +63,8 @@ def select(url: str, where: str | None = None) -> Selection:
     """The episodes of a complete corpus that meet a condition, by default all.
 
     `where` sees one row per episode: that of its last segment, in which outcome, success and
-    completion are known, with steps, return, bytes, saturation, extremes and counts of the whole.
+    completion are known, with steps, return, bytes, saturation, extremes and counts of the whole;
+    aggregates, `return > avg(return)`, are over all episodes of the corpus.
     Raises CorpusError for an incomplete corpus and if no episode meets the condition, ConfigError
     for a condition that is none.
     """
@@ -65,8 +72,8 @@ def select(url: str, where: str | None = None) -> Selection:
     condition = pl.lit(True) if where is None else parse_where(where)
     _require_complete(corpus)
     columns = dict.fromkeys((*COLUMNS, *condition.meta.root_names()))
-    found = [_chosen(frame, condition, url) for frame in corpus.frames(*columns)]
-    segments = pl.concat(found)
+    # all rows at once: what a mean in the condition comes to is not for the files' sizes to decide
+    segments = _chosen(corpus.select(*columns), condition, url)
     if segments.is_empty():
         raise CorpusError(f"{url}: no episode meets --where {where!r}")
     return Selection(corpus, segments, where)
@@ -82,7 +89,7 @@ def _require_complete(corpus: Corpus) -> None:
 
 
 def _chosen(frame: pl.DataFrame, condition: pl.Expr, url: str) -> pl.DataFrame:
-    """A shard's rows (or several shards') of the episodes that meet the condition."""
+    """The rows of the episodes that meet the condition."""
     segment, ended = pl.col("segment"), pl.col("terminated") | pl.col("truncated")
     whole = (segment == pl.int_range(pl.len())).all() & ended.last()
     columns = [_of_episode(name) for name in frame.columns if name not in EPISODE]

@@ -45,7 +45,7 @@ def _first_difference(theirs: Any, mine: Any, key: str = "") -> str:
         _first_difference(theirs.get(name), mine.get(name), f"{key}.{name}".lstrip("."))
         for name in theirs | mine
     )
-    return next(filter(None, told))
+    return next(filter(None, told), "")
 
 
 def require_same_files(url: str, digests: Mapping[str, str]) -> None:

@@ -78,7 +78,7 @@ def _told(
 def numbers(recorded: Recorded, column: str, entries: tuple[int, ...] = ()) -> Floats:
     """Finite numbers (T, n): those entries of a column, in their order, or all of them."""
     values = recorded.values(column)
-    if values.dtype.kind not in "fiub" or values.ndim > 2:
+    if values.dtype.kind not in "fiub" or values.ndim > 2 or not values.size:
         found = f"{values.dtype}{list(values.shape[1:])}"
         refuse(recorded, 0, column, "a number or a list of numbers", found)
     table = values.reshape(recorded.steps, -1).astype(np.float64)
@@ -96,6 +96,15 @@ def _require(
     if not good.all():
         step, entry = (int(i) for i in np.argwhere(~good)[0])
         refuse(recorded, step, column, expected, f"{values[step, entry]:g} (its number {entry})")
+
+
+def require_same_widths(recorded: Recorded, mapping: ColumnMapping, widths: dict[str, int]) -> None:
+    """Refuse another number of entries than the first episode's, kept in `widths` by column."""
+    for column in sorted({mapping.action.column, *(t.column for t in mapping.state.values())}):
+        found = recorded.values(column)[:1].size
+        if found != widths.setdefault(column, found):
+            expected = f"{widths[column]} entries as in the episodes before"
+            refuse(recorded, 0, column, expected, found)
 
 
 def make_state(recorded: Recorded, mapping: ColumnMapping, schema: Schema) -> NDArray[np.float32]:

@@ -27,10 +27,12 @@ from ..rollout import Completion
 from ..slots import make_schema
 from ..work import is_complete, versions
 from .begun import IMPORTED, require_same_files, require_same_mapping
-from .convert import Demonstration, convert
+from .convert import Demonstration, convert, require_same_widths
 from .mapping import ColumnMapping
 from .pictures import Pictures
 from .source import Source, checksums, local_copy, open_source
+
+LONGEST = 100 * SEGMENT_STEPS  # keys, which sort in order, number segments with two digits
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def import_corpus(mapping: ColumnMapping, where: str, url: str) -> Corpus:
         _check_columns(mapping, source, where)
         found = survey(mapping, source)
         parcels = shards_of(found, mapping.shard_steps)
-        manifest = manifest_of(mapping, found, max(parcels) + 1, digests, source.packages)
+        manifest = manifest_of(mapping, found, max(parcels) + 1, digests, source)
         corpus = Corpus.create(url, manifest)
         folders = (url, storage.join(url, "data"), storage.join(url, "index"))
         storage.remove_leftovers(*folders)
@@ -81,11 +83,13 @@ def _check_columns(mapping: ColumnMapping, source: Source, where: str) -> None:
 def survey(mapping: ColumnMapping, source: Source) -> list[Found]:
     """Every episode, converted but for its images; CorpusError if there is none, or one is bad."""
     schema, found = make_schema(mapping.image_size, mapping.reward_range), []
+    widths: dict[str, int] = {}
     for recorded in source.episodes():
-        if recorded.steps == 0:
-            raise CorpusError(f"{recorded.where}: expected at least one step, found none")
+        if not 1 <= (steps := recorded.steps) <= LONGEST:
+            raise CorpusError(f"{recorded.where}: expected 1 to {LONGEST:,} steps, found {steps:,}")
+        require_same_widths(recorded, mapping, widths)
         taken = convert(recorded, mapping, schema)
-        found.append(Found(recorded.steps, taken.task, taken.level))
+        found.append(Found(steps, taken.task, taken.level))
     if not found:
         raise CorpusError(f"{mapping.source.url}: expected at least one episode, found none")
     return found
@@ -104,7 +108,7 @@ def shards_of(found: Sequence[Found], shard_steps: int) -> list[int]:
 
 def manifest_of(
     mapping: ColumnMapping, found: Sequence[Found], shards: int, digests: dict[str, str],
-    packages: Sequence[str],
+    source: Source,
 ) -> Manifest:  # fmt: skip
     """The manifest of an import: its recipe tells the mixture that was found, for the audit."""
     seed = xxhash.xxh3_64_intdigest("".join(sorted(digests.values())).encode()) >> 1
@@ -122,12 +126,14 @@ def manifest_of(
     recipe: dict[str, Any] = {
         "name": mapping.name, "steps": steps, "seed": seed, "shard_steps": mapping.shard_steps,
         "wave": 1, "image_size": mapping.image_size, "behaviours": behaviours,
-        IMPORTED: {"mapping": mapping.to_json(), "episodes": len(found), "rows": steps},
+        IMPORTED: {
+            "mapping": mapping.to_json(), "episodes": len(found), "rows": steps, "fps": source.fps,
+        },
     }  # fmt: skip
     return Manifest(
         schema=make_schema(mapping.image_size, mapping.reward_range), recipe=recipe, seed=seed,
         shards=shards,
-        versions=versions() | {name: version(name) for name in ("pillow", *packages)},
+        versions=versions() | {name: version(name) for name in ("pillow", *source.packages)},
         dependencies=digests, held_out=held_out(), horizons=horizons,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from ...shards import storage
 from ...shards.errors import CorpusError
+from .images import Images
 from .mapping import SourceTable
 from .source import files_of
 from .tables import TableEpisode, by_episode
 from .video import Videos
 
-TASK = "task"  # the column that we add: in words what `task_index` stands for
+NUMBER = "task_index"
+TASK = "task"  # the column that we add where there is none: that number in words
 ROWS = 1024  # read at once: they may hold images
 
 
@@ -31,7 +34,7 @@ class LeRobotSource:
 
     def __init__(self, table: SourceTable, path: Path) -> None:
         """CorpusError for a folder that is not as `meta/info.json` says."""
-        self.table, self.path = table, path
+        self.table, self.path, self.images = table, path, Images(path)
         where = storage.join(table.url, "meta/info.json")
         if not (path / "meta" / "info.json").is_file():
             raise CorpusError(f"{where}: expected a LeRobot dataset, found no such file")
@@ -44,19 +47,25 @@ class LeRobotSource:
             kinds = {name: feature["dtype"] for name, feature in features.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorpusError(f"{where}: not as LeRobot writes it ({error!r})") from error
+        if not 0 < self.fps < math.inf:
+            raise CorpusError(f"{where}: fps should be positive, is {self.fps:g}")
         if version.partition(".")[0] not in ("2", "3"):
             raise CorpusError(f"{where}: expected version 2 or 3, found {version}")
         self.videos = {name for name, kind in kinds.items() if kind == "video"}
         self.tasks = read_tasks(path, where)
         self.places = read_places(path) if version.startswith("3") else {}
-        self.columns = frozenset(kinds) | ({TASK} if self.tasks else frozenset())
+        self.stored = frozenset(kinds) - self.videos
+        added = {TASK} if self.tasks and NUMBER in self.stored else frozenset()
+        self.columns = frozenset(kinds) | added
 
     def episodes(self) -> Iterator[LeRobotEpisode]:
         """All of them, in order; CorpusError if there are not as many as the source says."""
         videos, count = Videos(), 0
-        for rows in by_episode(self._tables(), self.table):
+        for rows in by_episode(self._tables(), self.table, self.images):
             count += 1
-            yield LeRobotEpisode(rows.url, rows.number, rows.first_row, rows.table, self, videos)
+            yield LeRobotEpisode(
+                rows.url, rows.number, rows.first_row, rows.table, self.images, self, videos
+            )
         if count != self.total:
             raise CorpusError(
                 f"{self.table.url}: meta/info.json tells of {self.total} episodes, data holds "
@@ -64,14 +73,13 @@ class LeRobotSource:
             )
 
     def _tables(self) -> Iterator[pa.Table]:
-        wanted = self.columns - self.videos - {TASK}
         for file in files_of(self.path / "data"):
             where = storage.join(self.table.url, file.relative_to(self.path).as_posix())
             try:
                 data = pq.ParquetFile(file)
-                if missing := sorted(wanted - set(data.schema_arrow.names)):
+                if missing := sorted(self.stored - set(data.schema_arrow.names)):
                     raise CorpusError(f"{where}: column {missing[0]!r} is missing")
-                for batch in data.iter_batches(ROWS, columns=sorted(wanted)):
+                for batch in data.iter_batches(ROWS, columns=sorted(self.stored)):
                     yield pa.Table.from_batches([batch])
             except (pa.ArrowException, OSError) as error:
                 raise CorpusError(f"{where}: not Parquet ({error})") from error
@@ -86,9 +94,9 @@ class LeRobotEpisode(TableEpisode):
 
     def values(self, column: str) -> NDArray[Any]:
         """As a table's; `task` in words."""
-        if column != TASK or TASK not in self.source.columns or TASK in self.table.column_names:
+        if column != TASK or TASK in self.source.stored:
             return super().values(column)
-        numbers = super().values("task_index").ravel().tolist()
+        numbers = super().values(NUMBER).ravel().tolist()
         for step, number in enumerate(numbers):
             if number not in self.source.tasks:
                 place = self.place(step)
@@ -101,13 +109,15 @@ class LeRobotEpisode(TableEpisode):
             yield from super().frames(column)
             return
         place = self.source.places.get(self.number, {})
-        path, start, whole = self._video(column, place)
-        if not path.is_file():
-            raise CorpusError(f"{self.where}: column {column!r}: {path.name} is missing")
+        name, start, whole = self._video(column, place)
         where = f"{self.where}: column {column!r}"
+        try:
+            path = self.images.file(name)
+        except FileNotFoundError as error:
+            raise CorpusError(f"{where}: {error}") from error
         yield from self.decoder.read(path, start, self.steps, where, whole)
 
-    def _video(self, column: str, place: dict[str, Any]) -> tuple[Path, int, bool]:
+    def _video(self, column: str, place: dict[str, Any]) -> tuple[str, int, bool]:
         """The file, the first frame in it, and whether it is this episode's alone."""
         source = self.source
         try:
@@ -118,7 +128,7 @@ class LeRobotEpisode(TableEpisode):
                 key = f"videos/{column}/"
                 names |= {n: int(place[key + n]) for n in ("chunk_index", "file_index")}
                 start = round(float(place[key + "from_timestamp"]) * source.fps)
-            return source.path / source.video_path.format(**names), start, not place
+            return source.video_path.format(**names), start, not place
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CorpusError(
                 f"{self.where}: column {column!r}: meta does not tell where its video is "
@@ -134,13 +144,12 @@ def read_tasks(path: Path, where: str) -> dict[int, str]:
             rows = pq.read_table(table).to_pylist()
             # written by pandas, whose index holds the words
             return {
-                int(row["task_index"]): next(v for k, v in row.items() if k != "task_index")
-                for row in rows
+                int(row[NUMBER]): next(v for k, v in row.items() if k != NUMBER) for row in rows
             }
         if lines.is_file():
             text = storage.read_bytes(str(lines)).decode()
             rows = [json.loads(line) for line in text.splitlines() if line]
-            return {int(row["task_index"]): str(row["task"]) for row in rows}
+            return {int(row[NUMBER]): str(row["task"]) for row in rows}
     except (pa.ArrowException, KeyError, StopIteration, TypeError, ValueError) as error:
         raise CorpusError(f"{where}: its tasks cannot be read ({error!r})") from error
     return {}

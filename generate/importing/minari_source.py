@@ -58,6 +58,7 @@ class MinariSource:
     """A dataset's folder, or the folder `data` in it."""
 
     packages = ("minari", "h5py")
+    fps: float | None = None  # it has no place for it
 
     def __init__(self, url: str, path: Path) -> None:
         """CorpusError for what Minari cannot read."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...shards import storage
 from ...shards.errors import ConfigError, CorpusError, StorageError
+from ...shards.filesystem import info
 from .mapping import SourceTable
 
 
@@ -50,6 +51,11 @@ class Source(Protocol):
     @property
     def columns(self) -> frozenset[str]:
         """Their names; none if there is no episode."""
+        ...
+
+    @property
+    def fps(self) -> float | None:
+        """Its steps a second, where it tells."""
         ...
 
     @property
@@ -110,8 +116,22 @@ def local_copy(url: str) -> Iterator[Path]:
     if "*" in url:
         raise ConfigError(f"{url}: a pattern is for local files; name a folder")
     with tempfile.TemporaryDirectory(prefix="palaestra-") as folder:
+        found = info(url)
+        # over HTTP a folder that ends in a slash is a file too
+        if found and found.get("type") == "file" and not url.endswith("/"):
+            yield _copied(url, int(found["size"]), Path(folder))
+            return
         storage.download_folder(url, Path(folder))
         yield Path(folder)
+
+
+def _copied(url: str, size: int, folder: Path) -> Path:
+    """A remote file in that folder, by its name, which tells its format."""
+    path = folder / Path(storage.filesystem(url)[1]).name
+    with path.open("wb") as file:
+        for start in range(0, size, storage.PIECE):
+            file.write(storage.read_range(url, start, min(start + storage.PIECE, size)))
+    return path
 
 
 def files_of(path: Path) -> list[Path]:

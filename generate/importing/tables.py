@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...shards.errors import CorpusError
+from .images import NO_IMAGE, Images
 from .mapping import SourceTable
 from .source import refuse
 
@@ -29,6 +27,8 @@ class TableEpisode:
     first_row: int
     """Of the source."""
     table: pa.Table
+    images: Images
+    """Of the source; decodes those of the rows."""
 
     @property
     def where(self) -> str:
@@ -45,24 +45,28 @@ class TableEpisode:
         return f"{self.where}: row {self.first_row + step}"
 
     def values(self, column: str) -> NDArray[Any]:
-        """Its values, (steps, …); CorpusError names the first row of another shape, or empty."""
+        """Its values, (steps, …); CorpusError names an empty row, or one of another shape."""
         array = _plain(self.table.column(column))
         shape, inner = [len(array)], 1
+
+        def require(good: NDArray[np.bool_], expected: str, found: object) -> None:
+            if not good.all():
+                refuse(self, int(np.argmin(good)) // inner, column, expected, found)
+
         while _is_list(array.type):
-            lengths = np.asarray(pc.list_value_length(array).fill_null(-1))
-            if (odd := np.flatnonzero(lengths != lengths[0])).size:
-                found, expected = f"{lengths[odd[0]]}", f"{lengths[0]} entries as before"
-                refuse(self, int(odd[0]) // inner, column, expected, found)
-            inner *= max(int(lengths[0]), 1)
+            require(np.asarray(array.is_valid()), "a list", "none")  # flattening drops it
+            lengths = np.asarray(pc.list_value_length(array))
+            require(lengths > 0, "at least one entry", "none")
+            same = lengths == lengths[0]
+            require(same, f"{lengths[0]} entries as before", lengths[np.argmin(same)])
+            inner *= int(lengths[0])
             shape.append(int(lengths[0]))
             array = pc.list_flatten(array)
-        if array.null_count:
-            row = int(np.flatnonzero(np.asarray(array.is_null()))[0]) // inner
-            refuse(self, row, column, "a value", "none")
+        require(np.asarray(array.is_valid()), "a value", "none")
         return array.to_numpy(zero_copy_only=False).reshape(shape)
 
     def frames(self, column: str) -> Iterator[NDArray[np.uint8]]:
-        """Its images, stored as arrays or as `datasets` does: encoded, or a path to a file."""
+        """Its images, stored as arrays or as `datasets` does."""
         if not pa.types.is_struct(self.table.schema.field(column).type):
             values = self.values(column)
             if values.ndim != 4 or values.shape[3] != 3 or values.dtype != np.uint8:
@@ -73,10 +77,10 @@ class TableEpisode:
         for step in range(self.steps):
             image = self.table.column(column)[step].as_py() or {}
             try:
-                data = image.get("bytes") or Path(image["path"]).read_bytes()
-                yield np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-            except (KeyError, TypeError, OSError) as error:
+                frame = self.images.decode(image)
+            except NO_IMAGE as error:
                 refuse(self, step, column, "an image", repr(error))
+            yield frame
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
@@ -92,7 +96,9 @@ def _is_list(kind: pa.DataType) -> bool:
                 pa.types.is_fixed_size_list(kind)))  # fmt: skip
 
 
-def by_episode(tables: Iterable[pa.Table], source: SourceTable) -> Iterator[TableEpisode]:
+def by_episode(
+    tables: Iterable[pa.Table], source: SourceTable, images: Images
+) -> Iterator[TableEpisode]:
     """Consecutive rows of one number as an episode, and the next of the next number.
 
     Raises CorpusError naming the row where a number jumps or comes again, or a step is missing.
@@ -107,7 +113,7 @@ def by_episode(tables: Iterable[pa.Table], source: SourceTable) -> Iterator[Tabl
             if start == stop:
                 continue
             if waiting and numbers[start] != number:
-                yield _whole(source, number, first, waiting)
+                yield _whole(source, number, first, waiting, images)
                 waiting = []
             if not waiting:
                 first = row + start
@@ -116,7 +122,7 @@ def by_episode(tables: Iterable[pa.Table], source: SourceTable) -> Iterator[Tabl
             waiting.append(table.slice(start, stop - start))
         row += len(numbers)
     if waiting:
-        yield _whole(source, number, first, waiting)
+        yield _whole(source, number, first, waiting, images)
 
 
 def _integers(table: pa.Table, column: str, where: str) -> NDArray[np.int64]:
@@ -135,10 +141,10 @@ def _require_next(source: SourceTable, before: int | None, number: int, row: int
 
 
 def _whole(
-    source: SourceTable, number: int | None, first: int, pieces: list[pa.Table]
+    source: SourceTable, number: int | None, first: int, pieces: list[pa.Table], images: Images
 ) -> TableEpisode:
     assert number is not None
-    episode = TableEpisode(source.url, number, first, pa.concat_tables(pieces))
+    episode = TableEpisode(source.url, number, first, pa.concat_tables(pieces), images)
     if source.frame:
         found = _integers(episode.table, source.frame, episode.where)
         odd = np.flatnonzero(found != np.arange(len(found)))
