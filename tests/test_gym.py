@@ -352,7 +352,8 @@ import importlib, pkgutil, sys
 sys.modules.update(dict.fromkeys(("gymnasium", "pettingzoo")))  # their import fails
 import palaestra.generate as room
 for info in pkgutil.walk_packages(room.__path__, "palaestra.generate."):
-    if info.name not in ("palaestra.generate.gym", "palaestra.generate.adapter"):
+    # minari needs gymnasium
+    if not info.name.endswith((".gym", ".adapter", ".minari_writer", ".minari_source")):
         importlib.import_module(info.name)
 """
 MAKE_BY_MODULE = """
