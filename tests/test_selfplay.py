@@ -407,17 +407,26 @@ def test_any_program_is_run_and_a_missing_one_named(capfd: pytest.CaptureFixture
 
 
 INTERRUPTED = """
-import os, signal, subprocess, sys, threading
+import os, signal, sys, threading, time
+from pathlib import Path
 from palaestra.evaluate.selfplay.child import children
+
+def interrupt():
+    while not Path("ready").exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
 with children() as running:
-    threading.Timer(5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    code = running.run(["sh", "-c", "trap 'exit 7' INT; while :; do sleep 0.1; done"])
+    threading.Thread(target=interrupt, daemon=True).start()
+    script = "trap 'exit 7' INT; touch ready; while :; do sleep 0.1; done"
+    code = running.run(["sh", "-c", script])
     sys.exit(code + (running.stop == signal.SIGINT))
 """
 
 
-def test_ctrl_c_to_the_driver_alone_reaches_its_command() -> None:
-    assert subprocess.run([sys.executable, "-c", INTERRUPTED]).returncode == 8
+def test_ctrl_c_to_the_driver_alone_reaches_its_command(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=tmp_path)
+    assert done.returncode == 8
 
 
 def test_a_commands_exit_code_is_told(tmp_path: Path) -> None:
