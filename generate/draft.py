@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from .recipe import LATEST, LEAGUE, Player, Recipe
 from .recipe_file import read_recipe
-from .resolve import PLACEHOLDER, check_asked, choose_part, resolve
+from .resolve import PLACEHOLDER, check_asked, choose_part, renamed, resolve
 
 STAND_IN = Player("expert", noise=0.4)  # plays for a policy that is not known yet
 A_LEAGUE = "a league"  # what opponents are called as long as their file is not known
@@ -70,12 +70,5 @@ def _without_league(recipe: Recipe) -> Recipe:
     """The same with an unknown policy in place of the league's members, and of its latest."""
     member = Player("unknown:member", arguments={"league": recipe.league})
     names = {LEAGUE: A_LEAGUE, LATEST: THE_LATEST}
-    behaviours = tuple(
-        replace(
-            b, policy=names.get(b.policy, b.policy),
-            opponents=tuple(names.get(name, name) for name in b.opponents),
-        )
-        for b in recipe.behaviours
-    )  # fmt: skip
     policies = recipe.policies | dict.fromkeys(names.values(), member)
-    return replace(recipe, behaviours=behaviours, policies=policies, league="")
+    return replace(renamed(recipe, names), policies=policies, league="")

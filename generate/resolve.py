@@ -138,7 +138,11 @@ def add_latest(recipe: Recipe, league: League) -> Recipe:
         return recipe
     if league.latest is None:
         raise ConfigError(f"{recipe.league}: 'latest' needs a learned member, which none is")
-    names = {LATEST: league.latest.name}
+    return renamed(recipe, {LATEST: league.latest.name})
+
+
+def renamed(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+    """The recipe with other names for some of those who play, opponents included."""
     behaviours = (
         replace(
             b, policy=names.get(b.policy, b.policy),
