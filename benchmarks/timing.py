@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 Rates = dict[str, list[float]]
+PIPE_WIDTH = 160  # columns
 
 
 class Timing(NamedTuple):
@@ -70,5 +71,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH  # else a pipe's 80 columns cut figures off
     console.print(f"\n{title}", soft_wrap=True)
     console.print(table)

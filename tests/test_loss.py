@@ -215,23 +215,31 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_segments() -> None:
         torch.testing.assert_close(getattr(whole, name), summed)
 
 
-def test_an_entry_that_a_task_does_not_use_is_cloned_as_zero() -> None:
-    """Tasks share one action vector, zero where a task has no such entry, and so is the mean.
+def test_an_entry_that_a_task_does_not_use_is_left_out() -> None:
+    """Tasks share one action vector, zero throughout a segment where a task has no such entry.
 
-    Four steps of two entries: the used one's policy is uniform, log(21) a step; the other's is the
-    very target, whose loss is its entropy. A step's loss is their mean.
+    Four steps of two entries: the used one's policy is uniform, log(21) a step; the other's has
+    learned the very opposite of zero, and that counts for nothing. Where no entry ever moves,
+    standing still is what was played, and all are cloned.
     """
     action = torch.zeros(1, 4, 2)
-    action[..., 0] = 0.7
-    logits = torch.zeros(1, 4, 2, 21)
-    logits[..., 1, :] = action_target(torch.tensor(0.0), 21, 0.2).log()
-    target = action_target(torch.tensor(0.0), 21, 0.2)
-    entropy = -(target * target.log()).sum().item()
-    found = losses(
-        logits, torch.zeros(1, 4, 51), action, torch.ones(1, 4), torch.tensor([4]),
-        torch.tensor([False]), torch.tensor([False]), (0.0, 1.0), LossConfig(policy="bc"),
-    )  # fmt: skip
-    assert found.policy.item() == pytest.approx(4 * (math.log(21) + entropy) / 2, rel=1e-5)
+    action[0, 2, 0] = 0.7
+    logits = torch.zeros(1, 4, 2, 21, requires_grad=True)
+
+    def cloned(played: Tensor) -> LossTerms:
+        return losses(
+            logits, torch.zeros(1, 4, 51), played, torch.ones(1, 4), torch.tensor([4]),
+            torch.tensor([False]), torch.tensor([False]), (0.0, 1.0), LossConfig(policy="bc"),
+        )  # fmt: skip
+
+    with torch.no_grad():
+        logits[..., 1, -1] = 9.0
+    found = cloned(action)
+    assert found.policy.item() == pytest.approx(4 * math.log(21), rel=1e-5)
+    assert found.entropy.item() == pytest.approx(4 * math.log(21), rel=1e-5)
+    (gradient,) = torch.autograd.grad(found.total, logits)
+    assert gradient[..., 0, :].any() and not gradient[..., 1, :].any()
+    assert cloned(torch.zeros(1, 4, 2)).policy.item() > 4 * math.log(21)
 
 
 def test_the_critic_learns_the_histogram_of_the_lambda_return() -> None:

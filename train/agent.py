@@ -111,8 +111,7 @@ class Agent:
         episode; an environment tells them itself. Raises SchemaMismatchError for observations or
         actions unlike those trained on, RolloutError without seeds.
         """
-        drawn = self.temperature > 0
-        nlane, self.width, self.used = fit(lanes, self.schema, self.where, drawn=drawn)
+        nlane, self.width, self.used = fit(lanes, self.schema, self.where)
         self.generators: list[np.random.Generator] = []
         if self.temperature and not (isinstance(lanes, Environment) and len(seeds) == 0):
             if len(seeds) == 0 or nlane % len(seeds):
@@ -258,9 +257,10 @@ class Agent:
             *seen, segment.texts, self.previous[rows], self.seen[rows], segment.cache
         )
         if segment.uniforms is None:
-            return mean_action(logits), value
-        action = sample_action(logits, segment.uniforms[:, time, None], self.temperature)
-        # zero in training wherever a task has no such action; the mean learns that, a draw cannot
+            action = mean_action(logits)
+        else:
+            action = sample_action(logits, segment.uniforms[:, time, None], self.temperature)
+        # zero in training wherever a task has no such action, which the policy does not learn
         action[..., self.used :] = 0.0
         return action, value
 

@@ -74,6 +74,8 @@ class Arguments:
     checkpoint, or a .safetensors file."""
     validate_every: int = 100
     """Updates between losses on held-out matches and on --heldout; 0 for never."""
+    validation_batches: int = 4
+    """Global batches of either that are looked at, the same each time."""
     validation_share: float = 0.02
     """Share of the matches kept out of training."""
     heldout: tuple[str, ...] = ()
@@ -138,6 +140,7 @@ def resolve(arguments: Arguments) -> tuple[TrainConfig, Execution, Cadence]:
         checkpoint=parse_interval(arguments.checkpoint_every, "checkpoint-every"),
         rolling=parse_interval(arguments.rolling_every, "rolling-every", never=True),
         rolling_folder=arguments.rolling_folder, validate=arguments.validate_every,
+        validation_batches=arguments.validation_batches,
         keep=Keep(arguments.keep, arguments.keep_every),
     )  # fmt: skip
     check(config)

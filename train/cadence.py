@@ -33,6 +33,7 @@ class Cadence:
     """Of each machine's own; by default within a local run, else among its temporary files."""
     validate: int = 100
     """Updates; 0 for never."""
+    validation_batches: int = 4
     keep: Keep = field(default_factory=Keep)
 
 
@@ -54,6 +55,7 @@ def check_cadence(cadence: Cadence) -> None:
     for flag, value, least in (
         ("keep", cadence.keep.last, 1), ("keep-every", cadence.keep.every, 0),
         ("validate-every", cadence.validate, 0),
+        ("validation-batches", cadence.validation_batches, 1),
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"--{flag} should be at least {least}, is {value}")

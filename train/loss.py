@@ -71,6 +71,20 @@ def action_target(action: Tensor, bins: int, smoothing: float) -> Tensor:
     return (-0.5 * (distance / smoothing).square()).softmax(dim=-1)
 
 
+def used_entries(action: Tensor) -> Tensor:
+    """(b, T, action_size) → (b, 1, action_size) bool: entries that ever move; all if none does.
+
+    Swingup uses one entry of eight: with the others cloned, seven eighths of its loss taught zeros.
+    """
+    used = (action != 0).any(dim=1, keepdim=True)
+    return used | ~used.any(dim=-1, keepdim=True)
+
+
+def mean_where(chosen: Tensor, values: Tensor) -> Tensor:
+    """(…, n) → (…): the mean over the chosen entries, of which there is at least one."""
+    return torch.where(chosen, values, 0.0).sum(dim=-1) / chosen.sum(dim=-1)
+
+
 def bin_centres(bins: int, device: torch.device | None = None) -> Tensor:
     """(bins,) action values in [-1, 1]."""
     return torch.linspace(-1, 1, bins, device=device)
@@ -152,7 +166,8 @@ def losses(
 
     Demonstrations have weight 1 whatever the filter says. `top` (b,) bool, by default all, marks
     the episodes of the upper half for `top-half`. Entries of an action that a task does not use
-    are zero in a corpus, whose schema does not tell them apart: they are cloned like others.
+    are zero in a corpus, whose schema does not tell them apart: those that are zero throughout a
+    segment are left out.
     """
     time = torch.arange(reward.shape[1], device=reward.device)
     valid = time < steps[:, None]
@@ -169,13 +184,14 @@ def losses(
 
     log_policy = F.log_softmax(policy_logits.float(), dim=-1)
     bins = action_target(action, policy_logits.shape[-1], config.smoothing)
-    cloning = -(bins * log_policy).sum(dim=-1).mean(dim=-1)
+    used = used_entries(action)
+    cloning = -mean_where(used, (bins * log_policy).sum(dim=-1))
     policy = (weight * valid * cloning).sum()
     critic = -(target * F.log_softmax(value_logits.float(), dim=-1)).sum(dim=-1)
     value_loss = (valid * critic).sum()
     with torch.no_grad():
-        right = (log_policy.argmax(dim=-1) == bins.argmax(dim=-1)).float().mean(dim=-1)
-        entropy = -(log_policy.exp() * log_policy).sum(dim=-1).mean(dim=-1)
+        right = mean_where(used, (log_policy.argmax(dim=-1) == bins.argmax(dim=-1)).float())
+        entropy = -mean_where(used, (log_policy.exp() * log_policy).sum(dim=-1))
         calibration = _calibration(value, value + advantages(*played, 1.0), valid)
     return LossTerms(
         policy + config.value_weight * value_loss, policy.detach(), value_loss.detach(),

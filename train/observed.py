@@ -58,9 +58,9 @@ Observed = Seen | Mapping[str, NDArray[Any]] | NDArray[np.float32]
 
 
 def fit(
-    lanes: Lanes | Environment | int, schema: Schema, where: str, *, drawn: bool
+    lanes: Lanes | Environment | int, schema: Schema, where: str
 ) -> tuple[int, int, int]:
-    """Lanes, entries of the actions that are returned, and of those that may be `drawn`.
+    """Lanes, entries of the actions that are returned, and of those that the task uses.
 
     Raises SchemaMismatchError for observations or actions unlike the schema's.
     """
@@ -69,7 +69,7 @@ def fit(
         return int(lanes), size, size
     if not isinstance(lanes, Environment):
         schema.require_equal(lanes.schema, where, but=("reward_range",))
-        return lanes.nlane, size, lanes.task.action_size if drawn else size
+        return lanes.nlane, size, lanes.task.action_size
     world = getattr(getattr(lanes, "unwrapped", lanes), "world", None)
     if isinstance(theirs := getattr(world, "schema", None), Schema):
         schema.require_equal(theirs, where, but=("reward_range", "image_size"))

@@ -35,7 +35,8 @@ class ExportArguments:
     torch.export.load(OUT.pt2).module() takes state (lanes, 256, state_size), pixels (lanes, 256,
     H, H, 3) where the network sees them, instruction (lanes, 64) UTF-8 bytes, action (lanes, 256,
     action_size), the one before each step, and history (lanes,) bool; it returns mean actions
-    (lanes, 256, action_size) in [-1, 1] and values (lanes, 256).
+    (lanes, 256, action_size) in [-1, 1] and values (lanes, 256). Of an action, what a task does
+    not use is not learned: play and give back zeros there.
     """
 
     policy: Annotated[str, tyro.conf.Positional]

@@ -38,8 +38,6 @@ from .sources import split_sources
 from .stop import Stop
 from .warm_start import read_start
 
-VALIDATION_BATCHES = 4
-
 
 class Trainer:
     """One run of one rank: the order of batches, metrics, validation and checkpoints."""
@@ -193,8 +191,8 @@ class Trainer:
         """Metrics on matches, and on tasks, that training never sees."""
         metrics: dict[str, float] = {}
         for part, reader in self.validation.items():
-            batches = min(VALIDATION_BATCHES, -(-sum(reader.counts) // self.config.batch))
-            found = self.learner.validate(reader, batches)
+            there = -(-sum(reader.counts) // self.config.batch)
+            found = self.learner.validate(reader, min(self.cadence.validation_batches, there))
             metrics |= {f"{part}/{name}": value for name, value in found.items()}
         return metrics
 

@@ -33,16 +33,16 @@ class ExportedPolicy:
         if self.pixels:
             self.shapes["pixels"] = (schema["image_size"], schema["image_size"], 3)
 
-    def reset(self, instruction: str) -> None:
-        """Begin an episode."""
+    def reset(self, instruction: str, action_size: int) -> None:
+        """Begin an episode of a task that uses the first `action_size` entries of an action."""
         length = self.about["instruction_bytes"]
         text = instruction.encode()[:length].ljust(length, b"\0")
         self.told = torch.frombuffer(bytearray(text), dtype=torch.uint8)[None]
-        self.step = 0
+        self.step, self.used = 0, action_size
 
     @torch.no_grad()
     def act(self, observation: Any) -> NDArray[np.float32]:
-        """The mean action (action_size,) in [-1, 1] for the present observation."""
+        """The mean action, of the entries used, in [-1, 1] for the present observation."""
         row = self.step % self.steps
         if row == 0:  # a segment begins, and with it its window
             self.window = {
@@ -55,9 +55,10 @@ class ExportedPolicy:
         history = torch.ones(1, dtype=torch.bool)
         actions, _ = self.program(instruction=self.told, history=history, **self.window)
         if row + 1 < self.steps:
-            self.window["action"][0, row + 1] = actions[0, row]
+            # entries that a task does not use are zero in training, and not learned
+            self.window["action"][0, row + 1, : self.used] = actions[0, row, : self.used]
         self.step += 1
-        action: NDArray[np.float32] = actions[0, row].numpy()
+        action: NDArray[np.float32] = actions[0, row, : self.used].numpy()
         return action
 
     def _dtype(self, name: str) -> torch.dtype:
@@ -67,10 +68,10 @@ class ExportedPolicy:
 def play(policy: ExportedPolicy, env: gymnasium.Env[Any, Any], seed: int) -> float:
     """The return of one episode."""
     observation, info = env.reset(seed=seed)
-    policy.reset(info["instruction"])
-    total, ended, used = 0.0, False, gymnasium.spaces.flatdim(env.action_space)
+    policy.reset(info["instruction"], gymnasium.spaces.flatdim(env.action_space))
+    total, ended = 0.0, False
     while not ended:
-        observation, reward, terminated, truncated, info = env.step(policy.act(observation)[:used])
+        observation, reward, terminated, truncated, info = env.step(policy.act(observation))
         total, ended = total + float(reward), terminated or truncated
     return total
 

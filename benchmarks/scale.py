@@ -1,0 +1,211 @@
+"""Loss against parameters and data: three sizes of network, three amounts of data, one fit.
+
+All are cloned (`--loss.policy bc`) from the corpus of `learning.py`, states only: networks of three
+widths, of which the middle one is `tiny`, on 1/16, 1/4 and all of its matches, for the same number
+of updates. The loss is the policy's cross-entropy on another corpus of the same recipe with another
+seed, the same for all. L(N, D) = E + A / N^α + B / D^β (Hoffmann et al. 2022) is fitted to the nine
+by least squares of logarithms, N counting the parameters of encoder and decoder, D the steps of
+data. Nine points and five unknowns: the exponents are this setting's and no law.
+
+Run: python benchmarks/scale.py [--quick] [--folder FOLDER] [--picture FILE.png]
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import polars as pl
+import tyro
+from learning import RECIPE, call
+from numpy.typing import NDArray
+from palaestra.shards.corpus import Corpus
+from palaestra.train.export import find_weights, read_metadata
+from provenance import commit, hardware
+from scipy.optimize import least_squares
+from timing import print_table
+
+SIZES = ("narrow", "tiny", "wide")
+PARTS = {16: "match % 16 = 0", 4: "match % 4 = 0", 1: ""}
+OTHER_SEED = 8
+PRESET = """\
+peak_rate = {rate}
+warm_up = 30
+
+[model]
+width = {width}
+heads = {heads}
+kv_heads = 2
+encoder_blocks = {blocks}
+decoder_blocks = {blocks}
+hidden = {hidden}
+state_hidden = {state_hidden}
+perception_width = 48
+perception_blocks = 1
+perception_heads = 3
+patch = 16
+pixel_tokens = 2
+"""
+MADE = {  # beside `tiny`: width 64, hidden 160, state_hidden 192, rate 2e-3
+    "narrow": {
+        "rate": 3e-3, "width": 32, "heads": 2, "blocks": 1, "hidden": 80, "state_hidden": 96,
+    },
+    "wide": {
+        "rate": 1.4e-3, "width": 128, "heads": 4, "blocks": 2, "hidden": 320, "state_hidden": 256,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network on one amount of data."""
+
+    size: str
+    part: int
+    """One match in so many."""
+
+    @property
+    def name(self) -> str:
+        """Of its run."""
+        return f"{self.size}-{self.part}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it."""
+
+    parameters: int
+    steps: int
+    loss: float
+    """Nats a step and action entry."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """E + A / N^α + B / D^β."""
+
+    floor: float
+    a: float
+    alpha: float
+    b: float
+    beta: float
+
+    def loss(self, parameters: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray:
+        """Predicted."""
+        return self.floor + self.a / parameters**self.alpha + self.b / steps**self.beta
+
+
+def fit(points: Sequence[Measured]) -> Law:
+    """Least squares of log L, all five unknowns positive."""
+    n, d, loss = (np.array(x, float) for x in zip(*map(_values, points), strict=True))
+
+    def residual(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.log(Law(*np.exp(x)).loss(n, d)) - np.log(loss)
+
+    starts = [(np.log(0.9 * loss.min()), np.log(a), np.log(0.3), np.log(b), np.log(0.3))
+              for a in (0.1, 1, 10) for b in (0.1, 1, 10)]  # fmt: skip
+    found = min((least_squares(residual, start) for start in starts), key=lambda f: f.cost)
+    return Law(*(float(x) for x in np.exp(found.x)))
+
+
+def _values(point: Measured) -> tuple[float, float, float]:
+    return point.parameters, point.steps, point.loss
+
+
+def make_corpora(folder: Path, steps: int, jobs: int) -> tuple[str, str]:
+    """The corpus to learn from, and another with a sixteenth of the steps to judge on."""
+    other = folder / "other.toml"
+    other.write_text(RECIPE.read_text().replace("seed = 7", f"seed = {OTHER_SEED}"))
+    for recipe, name, count in ((RECIPE, "corpus", steps), (other, "other", steps // 16)):
+        call(
+            "-m", "palaestra.generate", recipe, folder / name, "--steps", count,
+            "--workers", jobs,
+        )  # fmt: skip
+    return str(folder / "corpus"), str(folder / "other")
+
+
+def preset(folder: Path, size: str) -> str:
+    """A preset's name, or its file, written."""
+    if size not in MADE:
+        return size
+    file = folder / f"{size}.toml"
+    file.write_text(PRESET.format(**MADE[size]))
+    return str(file)
+
+
+def measure(folder: Path, corpora: tuple[str, str], point: Point, updates: int) -> Measured:
+    """Train, and read the last validation."""
+    run, (corpus, other) = folder / "scale" / point.name, corpora
+    where = ["--where", PARTS[point.part]] if PARTS[point.part] else []
+    call(
+        "-m", "palaestra.train", corpus, "--run", run, "--preset", preset(folder, point.size),
+        "--inputs", "state", "--loss.policy", "bc", "--updates", updates, "--batch", 8,
+        "--micro-batch", 8, "--precision", "fp32", "--checkpoint-every", "1h",
+        "--heldout", other, "--validate-every", updates,
+        "--validation-batches", 64, "--validation-share", 0, *where,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    loss = [line["heldout/policy_loss"] for line in lines if "heldout/policy_loss" in line][-1]
+    index = Corpus.open(corpus).index.filter(pl.col("match") % point.part == 0)
+    model = read_metadata(find_weights(str(run))).config.model
+    parameters = (model.encoder_blocks + model.decoder_blocks) * model.block_parameters
+    return Measured(parameters, int(index["steps"].sum()), loss)
+
+
+def draw(points: dict[Point, Measured], law: Law, picture: Path) -> None:
+    """Loss over data, a line for each size: measured as dots, fitted as lines."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for number, size in enumerate(SIZES):
+        mine = [m for point, m in points.items() if point.size == size]
+        steps = np.geomspace(min(m.steps for m in mine), max(m.steps for m in mine), 50)
+        parameters = np.full_like(steps, mine[0].parameters)
+        axes.plot(steps, law.loss(parameters, steps), color=f"C{number}")
+        axes.plot(
+            [m.steps for m in mine], [m.loss for m in mine], "o", color=f"C{number}",
+            label=f"{size}: {mine[0].parameters / 1e3:,.0f} k in its blocks",
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="steps of data", ylabel="cloning loss on other matches, nats")
+    axes.legend(frameon=False)
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+
+
+def main(
+    quick: bool = False, folder: Path | None = None, picture: Path | None = None,
+    steps: int = 1_600_000, updates: int = 1000, jobs: int = 2,
+) -> None:  # fmt: skip
+    """Print the nine losses and the fit; --quick is a smoke run."""
+    if quick:
+        steps, updates = 100_000, 3
+    with tempfile.TemporaryDirectory(prefix="palaestra-benchmark-") as temporary:
+        place = (folder or Path(temporary)).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        corpora = make_corpora(place, steps, jobs)
+        wanted = [Point(size, part) for size in SIZES for part in PARTS]
+        with ThreadPoolExecutor(jobs) as pool:
+            done = list(pool.map(lambda p: measure(place, corpora, p, updates), wanted))
+    points = dict(zip(wanted, done, strict=True))
+    law = fit(done)
+    rows = [
+        [size, f"{points[Point(size, 1)].parameters:,}",
+         *(f"{points[Point(size, part)].loss:.4f}" for part in PARTS)]
+        for size in SIZES
+    ]  # fmt: skip
+    header = ("size", "parameters", *(f"{points[Point('tiny', p)].steps:,} steps" for p in PARTS))
+    print_table(f"loss after {updates:,} updates ({commit()}, {hardware()})", header, rows)
+    print(f"L = {law.floor:.3f} + {law.a:.3g} / N^{law.alpha:.2f} + {law.b:.3g} / D^{law.beta:.2f}")
+    if picture:
+        draw(points, law, picture)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
