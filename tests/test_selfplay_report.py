@@ -14,6 +14,9 @@ import pytest
 import selfplay_files
 from html_page import Page
 from palaestra.evaluate import video
+from palaestra.evaluate.selfplay import emergence_files
+from palaestra.evaluate.selfplay.emergence import BEFORE, Emergence
+from palaestra.evaluate.selfplay.emergence_files import keep_emergence, read_emergence, round_table
 from palaestra.evaluate.selfplay.report import VIDEO_BYTES, VIDEOS, build_report, chosen_pairs
 from palaestra.evaluate.selfplay.report_words import headline, lede
 from palaestra.evaluate.selfplay.rounds import History, outcomes, read_rounds, share_won
@@ -22,7 +25,7 @@ from palaestra.evaluate.statistics import Estimate, wilson
 from palaestra.generate.league import ANCHORS, Matches, read_league, with_matches, write_league
 from palaestra.shards import storage
 from palaestra.shards.corpus import Corpus
-from palaestra.shards.errors import ConfigError
+from palaestra.shards.errors import ConfigError, StorageError
 from selfplay_files import MIXES, RUNS, SECONDS
 
 pytestmark = pytest.mark.xdist_group("selfplay_report")  # its rounds are played once
@@ -43,6 +46,8 @@ class Made:
 def made_rounds(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("selfplay")
     one, two = selfplay_files.write_rounds(folder / "one", folder / "two")
+    for dest in (one, two):
+        keep_emergence(dest, 1, pytest.fail)
     return Made(one, two, build_report(one), build_report(two))
 
 
@@ -273,6 +278,131 @@ def test_the_page_is_the_same_from_memory(made: Made) -> None:
     url = f"memory://{Path(made.one).parent.name}"
     storage.upload_folder(Path(made.one), url)
     assert build_report(url) == made.one_page
+
+
+# what emerged
+
+
+def emerged(dest: str, number: int, opponent: str) -> Emergence:
+    (found,) = (r for r in read_emergence(dest) if (r.round, r.opponent) == (number, opponent))
+    return found
+
+
+def shown(value: Estimate, scale: float, digits: int, unit: str = "") -> str:
+    mean, low, high = (f"{scale * v:.{digits}f}" for v in (value.value, value.low, value.high))
+    return f"{mean}{unit} [{low}, {high}]"
+
+
+def test_the_table_of_what_emerged_is_the_file(made: Made) -> None:
+    found = read_emergence(made.two)
+    rows = (row for table in Page(made.two_page).tables for row in table)
+    lines = [row for row in rows if len(row) == 9 and row[0].startswith("round-")]
+    assert len(found) == len(lines) == 9, "four anchors twice, and round-0 once"
+    assert [r.rival for r in found].count(BEFORE) == 1
+    ordered = sorted(found, key=lambda r: ((BEFORE, *reversed(NAMES)).index(r.rival), r.round))
+    for one, cells in zip(ordered, lines, strict=True):
+        mean = one.means
+        percent = "\u00a0%"
+        assert cells[:8] == [
+            f"round-{one.round}", "–" if one.won is None else shown(one.won, 100, 0, percent),
+            f"{one.wins} · {one.draws} · {one.losses}", shown(mean["contact"], 100, 0, percent),
+            shown(mean["distance"], 1, 2), shown(mean["seconds"], 1, 1),
+            f"{mean['speed'].value:.2f}", f"{mean['effort'].value:.2f}",
+        ]  # fmt: skip
+        for ending, count in one.endings.items():
+            assert f"{ending.replace('_', ' ')} {count}" in cells[8]
+
+
+def test_who_won_is_the_evaluations(made: Made) -> None:
+    for number in (0, 1):
+        results = selfplay_files.read(made.two, f"round-{number}/evaluation/results.json")
+        for m in results["matches"]:
+            one = emerged(made.two, number, m["opponent"])
+            counted = (one.matches, one.wins, one.draws, one.losses)
+            assert counted == (m["matches"], m["wins"], m["draws"], m["losses"])
+            assert one.means["steps"].value == pytest.approx(m["steps"])
+            assert sum(one.endings.values()) == RUNS
+
+
+def test_plots_of_what_emerged_are_the_files(made: Made) -> None:
+    told = described(made.two_page, "sumo: distance kept, m by round: ")
+    before = emerged(made.two, 1, "round-0").means["distance"].value
+    assert f": the round before {before:.3g}; strong " in told
+    strong = [emerged(made.two, n, "strong").means["distance"].value for n in (0, 1)]
+    assert f"strong {', '.join(f'{value:.3g}' for value in strong)}; medium" in told
+    assert described(made.one_page, "sumo: steps in contact by round: strong ")
+    assert "the round before" not in described(made.one_page, "sumo: length, s by round: ")
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("played again")
+
+
+def test_a_finished_round_is_not_played_again(
+    copy: Callable[[], Path], made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emergence_files, "measured", refuse)
+    folder = copy()
+    (folder / "emergence.json").unlink()
+    keep_emergence(str(folder))
+    assert read_emergence(str(folder)) == read_emergence(made.two)
+    (folder / "round-0/evaluation/episodes.parquet").unlink()
+    keep_emergence(str(folder))
+    assert read_emergence(str(folder)) == read_emergence(made.two), "what was kept will do"
+    (folder / "round-0/emergence.parquet").unlink()
+    keep_emergence(str(folder))
+    assert {row.round for row in read_emergence(str(folder))} == {1}
+
+
+def test_a_round_that_was_evaluated_anew_is_played_again(
+    copy: Callable[[], Path], made: Made
+) -> None:
+    folder = copy()
+    kept = folder / "round-1/emergence.parquet"
+    before = pl.read_parquet(kept)
+    before.with_columns(pl.col("seed") + 1, contact=pl.lit(0.77)).write_parquet(kept)
+    keep_emergence(str(folder), 1, pytest.fail)
+    assert pl.read_parquet(kept).equals(before)
+    assert read_emergence(str(folder)) == read_emergence(made.two)
+
+
+def test_a_round_that_replays_differently_is_told_and_left_out(
+    copy: Callable[[], Path], made: Made
+) -> None:
+    folder = copy()
+    (folder / "round-0/emergence.parquet").unlink()
+    where = folder / "round-0/evaluation/episodes.parquet"
+    changed = pl.read_parquet(where).with_columns(pl.col("rewards").list.eval(pl.element() + 1))
+    changed.write_parquet(where)
+    told: list[str] = []
+    keep_emergence(str(folder), 1, told.append)
+    (fault,) = told
+    assert fault.startswith("round-0 is not in emergence.json: sumo level 1, seed ")
+    assert [r for r in read_emergence(made.two) if r.round] == list(read_emergence(str(folder)))
+    assert "What emerged" in Page(build_report(str(folder))).text
+
+
+def test_a_page_without_the_file_has_no_such_part(copy: Callable[[], Path]) -> None:
+    folder = copy()
+    (folder / "emergence.json").unlink()
+    assert "What emerged" not in Page(build_report(str(folder))).text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("emergence.json", b"[]"), ("round-0/emergence.parquet", b"no"),
+     ("round-1/evaluation/episodes.parquet", b"PAR1")],
+)  # fmt: skip
+def test_other_files_are_errors_that_name_them(
+    copy: Callable[[], Path], name: str, content: bytes
+) -> None:
+    folder = copy()
+    (folder / name).write_bytes(content)
+    with pytest.raises((ConfigError, StorageError), match=name):
+        if name == "emergence.json":
+            read_emergence(str(folder))
+        else:
+            round_table(str(folder), int(name[6]))
 
 
 # words

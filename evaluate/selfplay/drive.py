@@ -13,6 +13,7 @@ from ...train.owner import Owner, owning
 from ...train.stop import INTERRUPTED
 from ..standings import begin_league
 from .child import Children, children
+from .emergence_files import keep_emergence
 from .journal import Finished, append, check_history, read_journal
 from .settings import round_name
 from .stages import LEAGUE_FILE, REPORT, Plan, Stage, place, stages
@@ -38,13 +39,13 @@ def left(plan: Plan, rounds: int | None = None) -> tuple[Stage, ...]:
 def drive(plan: Plan, rounds: int | None = None, workers: int | None = None) -> int:
     """Run what is left; returns the exit code: the first bad one of a command, 1 without a report.
 
-    `workers` are processes of `generate` and `evaluate`. Raises ConfigError as `left` does,
-    CheckpointError if another process is at it.
+    `workers` are processes of `generate` and `evaluate`, and threads of what is replayed. Raises
+    ConfigError as `left` does, CheckpointError if another process is at it.
     """
     with owning(plan.dest) as owner, children() as running:
         todo = left(plan, rounds)
         _require_league(plan)
-        _report_if_missing(plan.dest)  # ended just before that
+        _report_if_missing(plan.dest, workers)  # ended just before that
         for stage in todo:
             code = _stage(plan, stage, workers, owner, running)
             if code:
@@ -52,7 +53,7 @@ def drive(plan: Plan, rounds: int | None = None, workers: int | None = None) -> 
         if not todo:
             of = "every stage" if rounds is None else f"every stage of --rounds {rounds}"
             console.print(f"{plan.dest}: {of} is finished", markup=False)
-        return 0 if _report_if_missing(plan.dest) else 1
+        return 0 if _report_if_missing(plan.dest, workers) else 1
 
 
 def _require_league(plan: Plan) -> None:
@@ -86,11 +87,11 @@ def _stage(
         fail(PROG, f"{stage.name} {how} with exit code {code}; {AGAIN}")
         return code
     owner.check()
-    _finish(plan, stage, time.monotonic() - begun)
+    _finish(plan, stage, time.monotonic() - begun, workers)
     return 0
 
 
-def _finish(plan: Plan, stage: Stage, seconds: float) -> None:
+def _finish(plan: Plan, stage: Stage, seconds: float, workers: int | None) -> None:
     """Add a stage to the journal, and after a round make the report anew."""
     evaluated = stage.command == "evaluate"
     if evaluated:  # first: a report that is there tells of all that is finished
@@ -98,7 +99,7 @@ def _finish(plan: Plan, stage: Stage, seconds: float) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     append(plan.dest, Finished(stage.name, stage.words, round(seconds, 1), now))
     if evaluated:
-        _report_if_missing(plan.dest)
+        _report_if_missing(plan.dest, workers)
 
 
 def _title(plan: Plan, stage: Stage) -> str:
@@ -118,7 +119,7 @@ def _keep_league(plan: Plan, stage: Stage) -> None:
         storage.write_bytes(copy, storage.read_bytes(storage.join(plan.dest, LEAGUE_FILE)))
 
 
-def _report_if_missing(dest: str) -> bool:
+def _report_if_missing(dest: str, workers: int | None) -> bool:
     """Make the report, once there is a round to report on; whether that went well.
 
     Whatever goes wrong is told, and no reason to end rounds that take days.
@@ -129,6 +130,7 @@ def _report_if_missing(dest: str) -> bool:
     from .report import build_report  # matplotlib takes a second to import
 
     try:
+        keep_emergence(dest, workers, lambda fault: fail(PROG, fault))
         storage.write_bytes(url, build_report(dest).encode())
     except Exception as error:
         fail(PROG, f"{url} could not be made: {type(error).__name__}: {error}")

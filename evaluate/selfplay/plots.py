@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -12,10 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from ...generate.league import ANCHORS
 from ...shards.plots import EXPERT, LEARNED, RANDOM, STYLE, svg
 from ..pairs import alone
-from ..report.plots import DPI, SMALL, Points, grid, key, payoff_plot, share_panel, small
+from ..report.plots import DPI, PERCENT, SMALL, Points, grid, key, payoff_plot, share_panel, small
 from ..standings import ALL
 from ..statistics import Estimate
 from ..summary import ALL as ALL_TASKS
+from .emergence import BEFORE, Emergence
 from .rounds import History, outcomes, share_won
 from .settings import round_name
 
@@ -26,6 +27,9 @@ ANCHOR_COLOURS = dict(
 WIDE, LARGE_FONT = 5.8, {"font.size": 11, "axes.titlesize": 11}  # of the first plot; inches
 BEHIND = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}  # numbers, over lines
 LABELLED = 12  # rounds up to which each has its number beside its dot
+SHOWN = {
+    "contact": "steps in contact", "distance": "distance kept, m", "seconds": "length, s"
+}  # fmt: skip
 MEAN = "mean"  # over tasks and levels
 Shares = dict[str, list[tuple[int, Estimate]]]
 
@@ -142,6 +146,42 @@ def _against_anchors(play: History, task: str) -> Points:
             if sum(ended):
                 points.setdefault(anchor, []).append((one.number, share_won(*ended)))
     return points
+
+
+def emergence_plots(rows: Sequence[Emergence]) -> str:
+    """Contact, distance and length of matches by round, on each task a line for each opponent."""
+    colours = {BEFORE: ROUNDS} | dict(reversed(ANCHOR_COLOURS.items()))
+    tasks = dict.fromkeys(row.task for row in rows if row.task != ALL)
+    met = [name for name in colours if any(row.rival == name for row in rows)]
+    with rc_context(STYLE):
+        figures = [
+            _emergence_panel([row for row in rows if row.task == task], measure, met, colours)
+            for task in tasks for measure in SHOWN
+        ]  # fmt: skip
+    return key(met, colours) + grid(figures)
+
+
+def _emergence_panel(
+    rows: Sequence[Emergence], measure: str, met: Sequence[str], colours: Mapping[str, str]
+) -> str:
+    figure, panel = small(2.5)
+    title, told = f"{rows[0].task}: {SHOWN[measure]}", []
+    apart, numbers = 0.4 / len(met), sorted({row.round for row in rows})
+    for place, name in enumerate(met):
+        known = [(r.round, r.means[measure]) for r in rows if r.rival == name and r.means]
+        x = [number + apart * (place - (len(met) - 1) / 2) for number, _ in known]
+        panel.vlines(x, [e.low for _, e in known], [e.high for _, e in known],
+                     color=colours[name], linewidth=3.5, alpha=0.28)  # fmt: skip
+        panel.plot(x, [e.value for _, e in known], "o-", color=colours[name], markersize=4.5,
+                   linewidth=1.3)  # fmt: skip
+        told += [f"{name} {', '.join(f'{e.value:.3g}' for _, e in known)}"] if known else []
+    panel.set(title=title, xlabel="round", xlim=(numbers[0] - 0.4, numbers[-1] + 0.4))
+    panel.set_ylim(bottom=0, top=1 if measure == "contact" else None)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(len(numbers), 10)))
+    panel.grid(axis="x", visible=False)
+    if measure == "contact":
+        panel.yaxis.set_major_formatter(PERCENT)
+    return svg(figure, title, f"{title} by round: {'; '.join(told)}")
 
 
 def success_plot(play: History) -> str:

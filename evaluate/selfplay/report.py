@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import polars as pl
@@ -22,8 +22,10 @@ from ..report.build import Part, whole_page
 from ..report.clips import figures
 from ..report.tables import by_task
 from ..show import NEEDED
-from .plots import ROUNDS, anchors_plot, ratings_plot, success_plot, win_rates
-from .report_tables import rounds_table, time_table
+from .emergence import Emergence
+from .emergence_files import read_emergence
+from .plots import ROUNDS, anchors_plot, emergence_plots, ratings_plot, success_plot, win_rates
+from .report_tables import emergence_tables, rounds_table, time_table
 from .report_words import headline, lede, rival_of
 from .rounds import History, read_rounds
 
@@ -34,8 +36,8 @@ VIDEO_BYTES = 6_000_000  # of all; base64 takes a third more
 def build_report(dest: str) -> str:
     """The page about all rounds evaluated at the URL `dest`; replays some matches for its videos.
 
-    Corpora, runs and copies of the league may be gone. Errors as `read_rounds`'s, and
-    RolloutError for a match that replays differently here.
+    Corpora, runs, copies of the league and emergence.json may be gone. Errors as `read_rounds`'s,
+    and RolloutError for a match that replays differently here.
     """
     play = read_rounds(dest)
     return whole_page("Palaestra self-play", headline(play), lede(play), list(_parts(play)))
@@ -67,6 +69,9 @@ def _parts(play: History) -> Iterator[Part]:
     if found:
         note = "The share of runs that were completed, with 95 % intervals over the runs (Wilson)."
         yield Part("One-player tasks", found, note)
+    emerged = read_emergence(play.dest)
+    if emerged:
+        yield _emergence(emerged)
     rival = rival_of(play)
     found = _videos(play, rival) if rival else ""
     if found:
@@ -75,6 +80,20 @@ def _parts(play: History) -> Iterator[Part]:
     yield Part("Rounds", *_rounds(play))
     if play.stages:
         yield _reproduce(play)
+
+
+def _emergence(rows: Sequence[Emergence]) -> Part:
+    note = (
+        "How each round’s policy played, from its matches replayed: means over matches, with "
+        "95 % bootstrap intervals over them. Decided matches are those that somebody won, with "
+        "Wilson’s interval of the share won; draws are told apart. Contact is between geoms of the "
+        "two players, as the engine has it after a control step; distance lies between the "
+        "middles, seen from above; speed is its own, effort the mean of its |action|. In "
+        "sumo <code>pushed out</code> was touched within the last 0.4 s, <code>drove out</code> "
+        "was not. The numbers are in <code>emergence.json</code>."
+    )
+    content = f"{emergence_plots(rows)}\n{emergence_tables(rows)}"
+    return Part("What emerged", content, note)
 
 
 def _videos(play: History, rival: str) -> str:

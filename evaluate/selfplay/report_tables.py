@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from ...shards.console import duration
 from ...shards.page import dot
 from ..report.headline import percent
-from ..report.tables import body, row, table
+from ..report.tables import body, folded, percent_of, ranged, row, table
+from ..standings import ALL
+from .emergence import BEFORE, Emergence
 from .plots import ROUNDS
 from .rounds import Contents, History, Round
+from .settings import round_name
 
 DASH = "–"  # where there is no number
 STAGES = ("generate", "audit", "train", "evaluate")
@@ -18,6 +21,11 @@ COLUMNS = (
     "part", "corpus<br>steps", "played by<br>learned policies", "matches<br>by rule",
     "opponents<br>by matches", "updates", "training mix", "league<br>members",
 )  # fmt: skip
+EMERGENCE = (
+    "round", "won of<br>decided", "won · drawn<br>· lost", "steps in<br>contact", "distance<br>m",
+    "length<br>s", "speed<br>m/s", "effort<br>0 to 1", "endings",
+)  # fmt: skip
+DIGITS = {"distance": 2, "seconds": 1}  # of what has its interval beside it
 LISTED = 6  # opponents that a cell names
 
 
@@ -91,3 +99,45 @@ def _times(play: History) -> Iterator[tuple[str, list[str]]]:
 def _durations(seconds: Mapping[str, float]) -> list[str]:
     found = [seconds.get(stage) for stage in STAGES] + [sum(seconds.values())]
     return [DASH if one is None else duration(one) for one in found]
+
+
+def emergence_tables(rows: Sequence[Emergence]) -> str:
+    """What matches were like, by round: against the round before, and folded against anchors."""
+    rivals = list(dict.fromkeys([BEFORE, *(row.rival for row in rows)]))
+    met = {rival: [row for row in rows if row.rival == rival] for rival in rivals}
+    found = {rival: _emergence_table(rival, own) for rival, own in met.items() if own}
+    return "".join(
+        f'<div class="scroll">{text}</div>' if rival == BEFORE else
+        folded(f"Against {escape(rival)}", text, BEFORE not in found)
+        for rival, text in found.items()
+    )  # fmt: skip
+
+
+def _emergence_table(rival: str, rows: Sequence[Emergence]) -> str:
+    tasks = dict.fromkeys(row.task for row in rows)
+    bodies = [
+        body(
+            f"{'all match tasks' if task == ALL else escape(task)} <small>against {rival}</small>",
+            len(EMERGENCE),
+            [
+                row(f"{dot(ROUNDS)}{round_name(one.round)}", _emergence_cells(one))
+                for one in rows if one.task == task
+            ],
+        )
+        for task in tasks
+    ]  # fmt: skip
+    return table(f"Matches against {rival} by task and round", EMERGENCE, bodies, "scores")
+
+
+def _emergence_cells(one: Emergence) -> list[str]:
+    ends = {name.replace("_", " "): number for name, number in one.endings.items()}
+    mean = one.means.get
+    told = [percent_of(found) if (found := mean("contact")) else DASH]
+    told += [ranged(found, 1, n) if (found := mean(m)) else DASH for m, n in DIGITS.items()]
+    told += [f"{found.value:.2f}" if (found := mean(m)) else DASH for m in ("speed", "effort")]
+    return [
+        DASH if one.won is None else percent_of(one.won),
+        f"{one.wins:,} · {one.draws:,} · {one.losses:,}",
+        *told,
+        _counted(ends),
+    ]  # fmt: skip

@@ -101,6 +101,13 @@ def evaluation_of(number: int) -> str:
     return storage.join(round_name(number), "evaluation")
 
 
+def evaluated(dest: str) -> Iterator[int]:
+    """Numbers of the rounds that are evaluated, from the first on."""
+    return takewhile(
+        lambda n: storage.exists(storage.join(dest, evaluation_of(n), RESULTS)), count()
+    )
+
+
 def read_rounds(dest: str) -> History:
     """All that is evaluated at `dest`.
 
@@ -108,10 +115,7 @@ def read_rounds(dest: str) -> History:
     StorageError without a league, ConfigError or CorpusError for a file that is not what it
     should be.
     """
-    numbers = takewhile(
-        lambda n: storage.exists(storage.join(dest, evaluation_of(n), RESULTS)), count()
-    )
-    rounds = tuple(_read_round(dest, number) for number in numbers)
+    rounds = tuple(_read_round(dest, number) for number in evaluated(dest))
     if not rounds:
         raise ConfigError(f"{dest}: no round is evaluated: expected {evaluation_of(0)}/{RESULTS}")
     stages = read_journal(dest).stages
