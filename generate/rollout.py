@@ -72,6 +72,9 @@ class Completion:
         self, success: NDArray[np.uint8], terminated: NDArray[np.bool_], time: int
     ) -> None:
         """Take in success and termination (nlane,) of the step numbered `time`."""
+        if not success.any():
+            self.held[:] = 0
+            return
         self.held = np.where(success > 0, self.held + 1, 0)
         enough = np.where(terminated, 1, COMPLETION_STEPS)
         done = (self.step < 0) & (self.held >= enough)
@@ -130,6 +133,8 @@ def play(
         completion.update(step.success, step.terminated, world.time - 1)
         on_step(len(lanes))
         ended = step.terminated | step.truncated
+        if t < SEGMENT_STEPS - 1 and not ended.any():
+            continue
         leaving = lanes if t == SEGMENT_STEPS - 1 else lanes[ended[lanes]]
         for lane in leaving:
             yield _episode(world, buffers, completion, label, seeds, int(lane), step)

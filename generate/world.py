@@ -16,7 +16,7 @@ from ..shards import seeds as episode_seeds
 from ..shards.errors import RolloutError, UnknownNameError
 from .raster import Rasterizer
 from .registry import make_task
-from .slots import ACTION_SIZE, SLOTS, make_schema
+from .slots import ACTION_SIZE, make_schema
 from .task import Ints
 from .variation import Variation
 
@@ -92,6 +92,11 @@ class World:
         self.batch = Batch(model, nsim, nthread, persistent=True)
         self.nsim, self.nlane = nsim, nsim * self.task.players
         self.schema = make_schema(image_size, self.task.reward_range)
+        # a task writes here: its slots are views that need not be made anew at every step
+        self._state = np.zeros((self.nlane, self.schema.state_size), np.float32)
+        self._slots = {
+            name: self._state[:, place] for name, place in self.schema.slices().items()
+        }
         self._variation = Variation(self.batch, self.task)
         self.task.bind(self.batch)
         self.pixels = pixels
@@ -140,11 +145,12 @@ class World:
         self, state: NDArray[np.float32] | None = None, pixels: NDArray[np.uint8] | None = None
     ) -> Observation:
         """What every lane sees now, written into the given arrays where there are any."""
+        self._state.fill(0)
+        self.task.observe(self._slots)
         if state is None:
-            state = np.empty((self.nlane, self.schema.state_size), np.float32)
-        state[:] = 0
-        places = self.schema.slices()
-        self.task.observe({slot.name: state[:, places[slot.name]] for slot in SLOTS})
+            state = self._state.copy()
+        else:
+            state[:] = self._state
         if self.pixels:
             if pixels is None:
                 size = self.schema.image_size
@@ -160,8 +166,9 @@ class World:
         """
         self._check(action)
         self.task.apply(action)
+        ids = None if len(self.ids) == self.nsim else self.ids  # a list is checked, at some cost
         try:
-            self.batch.step(self.ids, nstep=self.task.substeps, stage=_POSITION)
+            self.batch.step(ids, nstep=self.task.substeps, stage=_POSITION)
         except SimulationError as error:
             for sim in error.ids:
                 self._fail(int(sim), f"error: {self.batch.error(sim)}")
@@ -171,14 +178,16 @@ class World:
         self.elapsed[self.ids] += 1
         players = self.task.players
         ended = terminated.reshape(self.nsim, players).any(axis=1) | self._failed
-        self.ids = self.ids[~ended[self.ids]]
-        failed, terminated = np.repeat(self._failed, players), np.repeat(ended, players)
+        if ended.any():
+            self.ids = self.ids[~ended[self.ids]]
+        if self._failed.any():
+            failed = np.repeat(self._failed, players)
+            reward, success = np.where(failed, 0.0, reward), success & ~failed
+        over = ~ended & (self.elapsed >= self.horizon)
         return Step(
-            np.where(failed, 0.0, reward).astype(np.float32),
-            (success & ~failed).astype(np.uint8),
-            terminated,
-            ~terminated & np.repeat(self.elapsed >= self.horizon, players),
-        )
+            reward.astype(np.float32), success.astype(np.uint8),
+            np.repeat(ended, players), np.repeat(over, players),
+        )  # fmt: skip
 
     def final_state_xxh3(self, sim: int) -> int:
         """Hash of the simulation's whole integration state; if it diverged, of that state."""
@@ -201,6 +210,9 @@ class World:
         self.causes[sim] = self.causes[sim] or cause
 
     def _find_diverged(self) -> None:
+        # of all simulations, gathering none: four times cheaper, and it is hardly ever more
+        if not self.batch.warning[:, :, 1].any() and np.isfinite(self.batch.state).all():
+            return
         ids = self.ids
         warned = self.batch.warning[ids, :, 1] > 0
         bad = warned.any(axis=1) | ~np.isfinite(self.batch.state[ids]).all(axis=1)
