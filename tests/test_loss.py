@@ -15,8 +15,10 @@ from palaestra.train.loss import (
     advantages,
     expected_value,
     hl_gauss,
+    is_top,
     losses,
     mean_action,
+    top_share,
     value_centres,
 )
 from palaestra.train.schedule import learning_rate
@@ -139,17 +141,24 @@ def test_the_filter_weighs_steps_as_designed() -> None:
     assert weight_of(GOOD, one, terminated=True) == pytest.approx(4, rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", [p for p in POLICY_LOSSES if p != "top10"])
+@pytest.mark.parametrize("policy", [p for p in POLICY_LOSSES if not is_top(p)])
 def test_demonstrations_count_in_full(policy: str) -> None:
     config = LossConfig(policy=policy)
     found = weight_of(BAD, config, demonstration=True, top=[False])
     assert found == pytest.approx(4, rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["bc", "top10"])
+@pytest.mark.parametrize("policy", ["bc", "top10", "top50"])
 def test_cloning_counts_every_step(policy: str) -> None:
     """What `top10` leaves out, the reader leaves out."""
     assert weight_of(BAD, LossConfig(policy=policy)) == pytest.approx(4, rel=1e-5)
+
+
+def test_names_of_losses_tell_the_share_of_episodes() -> None:
+    shares = {name: top_share(name) for name in ("top1", "top10", "top99", "top-half", "bc")}
+    assert shares == {"top1": 0.01, "top10": 0.1, "top99": 0.99, "top-half": 0.5, "bc": None}
+    others = ("top0", "top05", "top100", "top", "atop10", "top10x", "top-half")
+    assert is_top("top50") and not any(is_top(name) for name in others)
 
 
 def test_exponential_weights_have_a_floor_and_a_cap() -> None:

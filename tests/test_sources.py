@@ -64,11 +64,13 @@ def test_top_half_reads_everything_and_marks_the_better_half_of_each_part(
 
 
 @pytest.mark.parametrize("where", ["", "match < 30"])
-def test_top10_reads_the_best_tenth_of_each_part_alone(corpus: Corpus, where: str) -> None:
-    for part, everything in zip(
-        read(corpus, "top10", where), read(corpus, "bc", where), strict=True
-    ):
-        assert sorted(part.match) == best(everything.match, 0.1)
+@pytest.mark.parametrize(("policy", "share"), [("top10", 0.1), ("top50", 0.5)])
+def test_the_best_episodes_of_each_part_are_read_alone(
+    corpus: Corpus, where: str, policy: str, share: float
+) -> None:
+    everything = read(corpus, "bc", where)
+    for part, whole in zip(read(corpus, policy, where), everything, strict=True):
+        assert sorted(part.match) == best(whole.match, share)
 
 
 def test_without_validation_nothing_is_kept_for_it(corpus: Corpus) -> None:

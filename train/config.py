@@ -13,7 +13,7 @@ from typing import Any
 from ..shards import storage
 from ..shards.config import parse
 from ..shards.errors import ConfigError, UnknownNameError
-from .loss import POLICY_LOSSES, LossConfig
+from .loss import POLICY_LOSSES, LossConfig, is_top
 from .model import ModelConfig
 
 INPUTS = ("state", "pixels", "pixels+state")
@@ -123,7 +123,7 @@ def check(config: TrainConfig) -> None:
     """Raise a ConfigError that names the flag at fault."""
     if config.inputs not in INPUTS:
         raise UnknownNameError("inputs", config.inputs, INPUTS, "--inputs")
-    if config.loss.policy not in POLICY_LOSSES:
+    if config.loss.policy not in POLICY_LOSSES and not is_top(config.loss.policy):
         raise UnknownNameError("loss", config.loss.policy, POLICY_LOSSES, "--loss.policy")
     for name, value, low, high in (
         ("updates", config.updates, 1, math.inf),

@@ -6,6 +6,7 @@ steps, so that ranks and micro-batches of any size sum to the same gradient.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,8 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-POLICY_LOSSES = ("binary", "bc", "exp", "top10", "top-half")
-TOP_SHARE = {"top10": 0.1, "top-half": 0.5}  # of the episodes, by return, that these look at
+POLICY_LOSSES = ("binary", "bc", "exp", "top-half", "top10")
+"""The last stands for any of `top1` to `top99`."""
+
+
+def top_share(policy: str) -> float | None:
+    """Share of the episodes, by return, that a policy loss looks at; None for all alike."""
+    if policy == "top-half":
+        return 0.5
+    found = re.fullmatch(r"top([1-9]\d?)", policy)
+    return int(found[1]) / 100 if found else None
+
+
+def is_top(policy: str) -> bool:
+    """Whether a policy loss clones its share of the episodes, and reads no others."""
+    return policy != "top-half" and top_share(policy) is not None
 
 
 @dataclass(frozen=True)
@@ -24,8 +38,8 @@ class LossConfig:
     policy: str = "top10"
     """How a step with advantage A counts. `binary`: w = α + (1 − α)·1[A > 0]; `bc`: w = 1; `exp`:
     w = α + (1 − α)·min(exp(A / β), cap), as AWR (Peng 2019) and CRR (Wang 2020) do; `top10`: w = 1
-    on the tenth of the episodes with the highest returns, others are not read; `top-half`: binary,
-    and w = α in episodes of the lower half. The default won on mixed data by 25 points and more
+    on the tenth of the episodes with the highest returns, others are not read (and so with any
+    share from `top1` to `top99`); `top-half`: binary, and w = α in episodes of the lower half. The default won on mixed data by 25 points and more
     (docs/experiments.md); data that is good throughout loses nine tenths to it."""
     floor: float = 0.1
     """α, the weight of a step that the filter drops; weighted policies collapse without one."""
@@ -204,7 +218,7 @@ def _policy_weight(
     config: LossConfig,
 ) -> Tensor:  # fmt: skip
     """(b, T) weights of the cloning term."""
-    if config.policy in ("bc", "top10"):
+    if config.policy == "bc" or is_top(config.policy):
         return torch.ones_like(advantage)
     if config.policy == "exp":
         gain = (advantage / config.temperature).exp().clamp(max=config.cap)
