@@ -39,8 +39,9 @@ class LossConfig:
     """How a step with advantage A counts. `binary`: w = α + (1 − α)·1[A > 0]; `bc`: w = 1; `exp`:
     w = α + (1 − α)·min(exp(A / β), cap), as AWR (Peng 2019) and CRR (Wang 2020) do; `top10`: w = 1
     on the tenth of the episodes with the highest returns, others are not read (and so with any
-    share from `top1` to `top99`); `top-half`: binary, and w = α in episodes of the lower half. The default won on mixed data by 25 points and more
-    (docs/experiments.md); data that is good throughout loses nine tenths to it."""
+    share from `top1` to `top99`); `top-half`: binary, and w = α in episodes of the lower half.
+    The default won on mixed data by 25 points and more (docs/experiments.md); data that is good
+    throughout loses nine tenths to it."""
     floor: float = 0.1
     """α, the weight of a step that the filter drops; weighted policies collapse without one."""
     temperature: float = 0.05
