@@ -45,6 +45,7 @@ MIXTURES = {  # conditions on segments; a wave of a behaviour has even and odd m
     "no expert": "policy <> 'expert'",
 }
 PEER = "d3rlpy-"
+BATCH = 4  # segments of 256 steps
 LEARNERS = ("bc", "binary", "exp", "top10", "d3rlpy-bc", "d3rlpy-iql", "d3rlpy-td3+bc")
 DATA = "data"  # what the corpus's own episodes are called in results
 
@@ -82,7 +83,7 @@ class Settings:
     steps: int
     """Of the corpus."""
     updates: int
-    """Of ours, 8 segments each."""
+    """Of ours, BATCH segments each."""
     minutes: float
     """Of a peer's training, CPU time."""
     runs: int
@@ -139,8 +140,8 @@ def run_ours(settings: Settings, trial: Trial) -> dict[str, float]:
     run, played = settings.folder / "runs" / trial.name, settings.folder / "played" / trial.name
     spent, _ = call(
         "-m", "palaestra.train", settings.corpus, "--run", run, "--preset", "tiny", "--inputs",
-        "state", *trial.flags, "--updates", settings.updates, "--batch", 8, "--micro-batch", 8,
-        "--precision", "fp32", "--checkpoint-every", "1h",
+        "state", *trial.flags, "--updates", settings.updates, "--batch", BATCH,
+        "--micro-batch", BATCH, "--precision", "fp32", "--checkpoint-every", "1h",
     )  # fmt: skip
     call(
         "-m", "palaestra.evaluate", run, "--output", played, "--runs", settings.runs,
@@ -198,9 +199,7 @@ def add(results: Path, rows: pl.DataFrame) -> None:
     before = [pl.read_parquet(results)] if results.exists() else []
     results.parent.mkdir(parents=True, exist_ok=True)
     beside = results.with_suffix(".writing")
-    together = pl.concat([*before, rows]).sort(
-        "mixture", "learner", "seed", "task", "level", "run"
-    )
+    together = pl.concat([*before, rows]).sort("mixture", "learner", "seed", "task", "level", "run")
     together.write_parquet(beside, compression="zstd", compression_level=19)
     beside.replace(results)
 
@@ -241,7 +240,7 @@ def experiment(settings: Settings, trials: Sequence[Trial]) -> None:
 def main(
     show: bool = False, quick: bool = False, folder: Path | None = None, results: Path = RESULTS,
     mixtures: tuple[str, ...] = ("expert", "no expert"), learners: tuple[str, ...] = LEARNERS,
-    seeds: int = 3, steps: int = 1_600_000, updates: int = 2000, minutes: float = 10.0,
+    seeds: int = 3, steps: int = 1_600_000, updates: int = 3400, minutes: float = 10.0,
     runs: int = 100, jobs: int = 2,
 ) -> None:  # fmt: skip
     """Run what is missing, then print the tables; --folder keeps corpus and runs.
