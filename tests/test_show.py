@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -501,3 +502,16 @@ def test_what_is_no_evaluation_is_named(
         show(url, **FLAGS | {"output": str(tmp_path / "out")})
     assert str(caught.value).startswith(f"{url}/{message}") and "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_picture_of_the_readme_shows_a_completed_run_of_each_task(
+    results: str, frame: pl.DataFrame, tmp_path: Path
+) -> None:
+    script = Path(__file__).parent.parent / "docs/examples/rollouts.py"
+    out = tmp_path / "rollouts.gif"
+    runpy.run_path(str(script))["main"](results, str(out), "expert")
+    alone = frame.filter(pl.col("success") & (pl.col("policy") == "expert"), opponent="")
+    count = alone["task"].n_unique()
+    assert count > 0
+    (width, height), length = gif(out.read_bytes())
+    assert length > 1 and width >= 128 * min(count, 3) and height >= 128 * -(-count // 3)
