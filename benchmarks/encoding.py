@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reading import QUICK_STEPS, STEPS, Members, open_corpus, read_members  # sets the environment
+from reading import STEPS, Members, open_corpus, read_members  # sets the environment
 
 # isort: split
 import numpy as np
@@ -383,7 +383,7 @@ def measure(title: str, corpus: Corpus, quick: bool) -> None:
 
 def main(quick: bool = False, corpus: str | None = None) -> None:
     """Print the tables of both corpora; --quick takes few samples and repeats once."""
-    first = open_corpus(corpus, QUICK_STEPS if quick else STEPS)
+    first = open_corpus(corpus, STEPS)
     mixed = open_mixed(QUICK_WAVE if quick else WAVE)
     pin_to_one_core()
     measure(corpus or "demo", first, quick)

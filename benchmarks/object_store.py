@@ -32,7 +32,7 @@ from palaestra.shards import storage
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.reader import READ_AHEAD, Reader
 from palaestra.shards.segments import Source
-from reading import BATCH, MICRO_BATCH, QUICK_STEPS, RANKS, REPETITIONS, STEPS, open_corpus
+from reading import BATCH, MICRO_BATCH, RANKS, REPETITIONS, STEPS, open_corpus
 from s3_store import delayed, environment, swift
 from timing import interleave, pin_to_one_core, print_timing
 
@@ -77,8 +77,8 @@ def read_batches(url: str, endpoint: str, batches: int) -> float:
 
 
 def main(quick: bool = False, corpus: str | None = None, latency: float = 0.02) -> None:
-    """Print both rates and their ratio; --quick takes a small corpus and repeats once."""
-    opened = open_corpus(corpus, QUICK_STEPS if quick else STEPS)
+    """Print both rates and their ratio; --quick repeats once."""
+    opened = open_corpus(corpus, STEPS)
     batches = -(-len(opened.select("shard")) * RANKS // BATCH)
     cores = leave_one_core()
     with swift() as port, delayed(port, 0) as near, delayed(port, latency) as far:
