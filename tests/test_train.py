@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -354,6 +355,11 @@ class Seen:
 class Lanes:
     schema: Any
     nlane: int = 2
+
+    @property
+    def task(self) -> SimpleNamespace:
+        """One that uses every entry of an action."""
+        return SimpleNamespace(action_size=SCHEMA.action_size)
 
 
 def observe(step: int) -> Seen:
