@@ -31,7 +31,7 @@ def _sources(config: TrainConfig, corpora: Sequence[Corpus], part: pl.Expr) -> l
     if share is not None:
         # ranked among this part: of a few held-out matches none might be in the best tenth of all
         top = best_episodes(corpora, share, where)
-    if is_top(config.loss.policy) and top is not None:
-        where, top = where & top, None
+        if is_top(config.loss.policy):
+            where, top = where & top, None
     pairs = zip(corpora, config.weights, strict=True)
     return [Source(corpus, weight, where, top) for corpus, weight in pairs]
