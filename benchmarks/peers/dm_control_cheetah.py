@@ -28,22 +28,17 @@ def load() -> Any:
 
 def alone(steps: int) -> Run:
     """Reset and step."""
-    env, table = load(), actions()
-
-    def run() -> int:
-        for t in range(steps):
-            if t % EPISODE == 0:
-                env.reset()
-            env.step(table[t % EPISODE])
-        return steps
-
-    return run
+    return episodes(load(), steps)
 
 
 def in_gymnasium(steps: int) -> Run:
     """The same through Shimmy, as Gymnasium's documentation has it."""
     assert shimmy
-    env = gymnasium.make("dm_control/cheetah-run-v0")
+    return episodes(gymnasium.make("dm_control/cheetah-run-v0"), steps)
+
+
+def episodes(env: Any, steps: int) -> Run:
+    """Episodes of random actions, the last one cut off."""
     table = actions()
 
     def run() -> int:

@@ -23,6 +23,7 @@ from palaestra.shards.corpus import Corpus
 from palaestra.shards.episode import Episode
 from palaestra.shards.writer import ShardWriter
 from serve import Run, serve
+from stepping import stepping
 
 TABLE = 50  # steps of actions, played over and over
 VELOCITY = mujoco.mjtStage.mjSTAGE_VEL.value
@@ -65,21 +66,9 @@ def batch(width: int, steps: int) -> Run:
 
 
 def in_world(width: int, steps: int, pixels: bool = False) -> Run:
-    """Observe and step, into buffers that are reused as a rollout's are."""
-    world, table = make_world(width, pixels), actions(width)
-    state = np.zeros((width, world.schema.state_size), np.float32)
-    frames = np.zeros((width, SIZE, SIZE, 3), np.uint8)
-    world.reset(range(width))
-
-    def run() -> int:
-        if steps >= Cheetah.horizon:
-            world.reset(range(width))
-        for t in range(steps):
-            world.observe(state, frames)
-            world.step(table[t % TABLE])
-        return steps * width
-
-    return run
+    """Observe and step."""
+    resets = steps >= Cheetah.horizon
+    return stepping(make_world(width, pixels), actions(width), steps, resets)
 
 
 def recorded(width: int, steps: int) -> Run:

@@ -11,6 +11,7 @@ from palaestra.generate import opengl, raster
 from palaestra.generate.slots import ACTION_SIZE
 from palaestra.generate.world import World
 from serve import Run, serve
+from stepping import stepping
 
 SIZE = 64  # pixels
 TABLE = 64  # steps of actions, played over and over
@@ -27,18 +28,8 @@ def actions(width: int) -> Any:
 
 def in_world(width: int, steps: int, renderer: str) -> Run:
     """Observe, with frames, and step."""
-    world, table = World("push", 1, width, renderer=renderer), actions(width)
-    state = np.zeros((width, world.schema.state_size), np.float32)
-    frames = np.zeros((width, SIZE, SIZE, 3), np.uint8)
-
-    def run() -> int:
-        world.reset(range(width))
-        for t in range(steps):
-            world.observe(state, frames)
-            world.step(table[t % TABLE])
-        return steps * width
-
-    return run
+    world = World("push", 1, width, image_size=SIZE, renderer=renderer)
+    return stepping(world, actions(width), steps, resets=True)
 
 
 def plain_loop(steps: int, lean: bool) -> Run:
