@@ -30,7 +30,7 @@ from threading import Lock
 
 import polars as pl
 import tyro
-from learning_tables import BASE, print_tables
+from learning_tables import DATA, print_tables
 from palaestra.evaluate.behaviour import episodes
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.segments import parse_where
@@ -47,7 +47,6 @@ MIXTURES = {  # conditions on segments; a wave of a behaviour has even and odd m
 PEER = "d3rlpy-"
 BATCH = 4  # segments of 256 steps
 LEARNERS = ("bc", "binary", "exp", "top10", "d3rlpy-bc", "d3rlpy-iql", "d3rlpy-td3+bc")
-DATA = "data"  # what the corpus's own episodes are called in results
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,10 @@ def call(*words: object) -> tuple[float, str]:
             env=environment,
         )  # fmt: skip
         _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read()
-    if process.returncode or status:
+    if process.returncode:
         sys.exit(f"{' '.join(map(str, words))}\n{text}")
     return usage.ru_utime + usage.ru_stime, text
 
@@ -257,7 +257,7 @@ def main(
         trials = [Trial(m, a, s) for s in range(seeds) for m in mixtures for a in learners]
         if not show:
             experiment(settings, trials)
-        print_tables(pl.read_parquet(settings.results), base=BASE, data=DATA)
+        print_tables(pl.read_parquet(settings.results))
 
 
 if __name__ == "__main__":

@@ -8,27 +8,25 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from palaestra.evaluate.scores import span
+from palaestra.evaluate.scores import normalised_returns
 from palaestra.evaluate.statistics import Estimate, resample
 from timing import print_table
 
+DATA = "data"  # what the corpus's own episodes are called
 BASE = "bc"
 MAIN = "top10"  # the default loss
 Cells = list[NDArray[np.float64]]  # one (seeds, runs) for each pair of task and level
 
 
 def with_scores(rows: pl.DataFrame) -> pl.DataFrame:
-    """With `score`, where random play has 0 and the expert 1 by the suite's baselines; `success`.
-
-    Pairs without both baselines have no place in these tables.
-    """
-    pairs = rows.select("task", "level").unique().rows()
-    ends = [(*pair, *span(pair)) for pair in pairs]  # type: ignore[misc]
-    columns = {"task": pl.String, "level": pl.Int32, "low": pl.Float64, "high": pl.Float64}
-    score = (pl.col("return") - pl.col("low")) / (pl.col("high") - pl.col("low"))
-    return rows.join(pl.DataFrame(ends, columns, orient="row"), on=["task", "level"]).with_columns(
-        score.alias("score"), (pl.col("completion_step") >= 0).cast(pl.Float64).alias("success")
-    )
+    """With `score`, random play at 0 and the expert at 1 by the suite's baselines; `success`."""
+    parts = []
+    for pair, frame in rows.group_by("task", "level", maintain_order=True):
+        scores = normalised_returns(frame["return"].to_numpy(), pair)
+        assert scores is not None, f"{pair} lacks a baseline"
+        parts.append(frame.with_columns(score=pl.Series(scores, dtype=pl.Float64)))
+    success = (pl.col("completion_step") >= 0).cast(pl.Float64)
+    return pl.concat(parts).with_columns(success=success)
 
 
 def cells(rows: pl.DataFrame, column: str, seeds: Sequence[int]) -> Cells:
@@ -57,36 +55,33 @@ def difference(a: pl.DataFrame, b: pl.DataFrame) -> str:
     return shown(estimate([one - other for one, other in pairs]))
 
 
-def print_tables(rows: pl.DataFrame, base: str, data: str) -> None:
+def print_tables(rows: pl.DataFrame) -> None:
     """For each mixture how the learners do over all pairs, then on each."""
-    scored = with_scores(rows)
+    scored = with_scores(rows).sort("mixture", "learner")
     for mixture in scored["mixture"].unique(maintain_order=True):
         here = scored.filter(mixture=mixture)
         learners = {
             name: here.filter(learner=name)
-            for name in here["learner"].unique(maintain_order=True) if name != data
+            for name in here["learner"].unique(maintain_order=True) if name != DATA
         }  # fmt: skip
-        average = _means(here.filter(learner=data))
-        over = np.mean([x["score"] for x in average.values()])
-        ended = np.mean([x["success"] for x in average.values()])
-        lines = [[data, "", "", f"{over * 100:.1f}", f"{ended * 100:.1f}", "", ""]]
-        lines += [_line(name, frame, learners, base) for name, frame in learners.items()]
+        average = _means(here.filter(learner=DATA))
+        over = [np.mean([x[name] for x in average.values()]) for name in ("score", "success")]
+        lines = [[DATA, "", "", *(f"{mean * 100:.1f}" for mean in over), "", ""]]
+        lines += [_line(name, frame, learners) for name, frame in learners.items()]
         header = (
-            "learner", "seeds", "CPU min", "return", "success", f"return - {base}",
+            "learner", "seeds", "CPU min", "return", "success", f"return - {BASE}",
             f"{MAIN} - return",
         )  # fmt: skip
         print_table(f"{mixture}: percent [95 % interval]", header, lines)
-        _print_pairs(average, learners, data)
+        _print_pairs(average, learners)
 
 
-def _line(
-    name: str, frame: pl.DataFrame, learners: dict[str, pl.DataFrame], base: str
-) -> list[str]:
+def _line(name: str, frame: pl.DataFrame, learners: dict[str, pl.DataFrame]) -> list[str]:
     seeds = sorted(frame["seed"].unique())
     abouts = [json.loads(text) for text in frame["about"].unique()]
     minutes = float(np.mean([about["cpu_s"] for about in abouts])) / 60
     values = [shown(estimate(cells(frame, column, seeds))) for column in ("score", "success")]
-    less = difference(frame, learners[base]) if base in learners and name != base else ""
+    less = difference(frame, learners[BASE]) if BASE in learners and name != BASE else ""
     more = difference(learners[MAIN], frame) if MAIN in learners and name != MAIN else ""
     return [name, str(len(seeds)), f"{minutes:.1f}", *values, less, more]
 
@@ -100,9 +95,9 @@ def _means(frame: pl.DataFrame) -> dict[tuple[str, int], dict[str, float]]:
 
 
 def _print_pairs(
-    average: dict[tuple[str, int], dict[str, float]], learners: dict[str, pl.DataFrame], data: str
+    average: dict[tuple[str, int], dict[str, float]], learners: dict[str, pl.DataFrame]
 ) -> None:
-    columns = {data: average} | {name: _means(frame) for name, frame in learners.items()}
+    columns = {DATA: average} | {name: _means(frame) for name, frame in learners.items()}
     lines = [
         [f"{task} {level}", *(f"{means[task, level]['score'] * 100:.0f}" for means in
                               columns.values())]

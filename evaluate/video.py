@@ -110,7 +110,7 @@ def replay(
     if again.tobytes() != rewards.tobytes():
         # as integers: a zero has a sign, and NaN is unlike itself
         differs = (again.view(np.uint32) != rewards.view(np.uint32)).any(axis=1)
-        raise _difference(row, int(differs.argmax()), versions)
+        raise replays_differently(_name(row), versions, f" from step {differs.argmax()} on")
     held = success[:: rate.steps, player]
     return Clip(np.stack(frames), held, caption(row, label), bool(row["success"]), rate)
 
@@ -158,11 +158,11 @@ def _recorded(
     return actions, np.stack([paid for _, paid in found], axis=1)
 
 
-def _difference(row: Mapping[str, Any], step: int, versions: Versions) -> RolloutError:
-    """What is said of a run that does not repeat."""
+def replays_differently(name: str, versions: Versions, since: str = "") -> RolloutError:
+    """What is said of a run that does not repeat: its name, and from where on, if that is known."""
     apart = [] if versions is None else versions_apart(versions, but=STORED_ONLY)
     made = f": made with {', '.join(apart)}" if apart else ""
-    return RolloutError(f"{_name(row)}: replays differently here from step {step} on{made}")
+    return RolloutError(f"{name}: replays differently here{since}{made}")
 
 
 def _name(row: Mapping[str, Any]) -> str:

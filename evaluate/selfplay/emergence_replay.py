@@ -10,11 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...generate.replay import STORED_ONLY
 from ...generate.slots import ACTION_SIZE
-from ...generate.work import versions_apart
 from ...generate.world import World
 from ...shards.errors import RolloutError
+from ..video import replays_differently
 from .emergence import COLUMNS, MATCH, Tracks, endings, measures
 
 WIDTH = 256  # matches in a wave; each takes 0.4 MB
@@ -60,7 +59,7 @@ def replay(
     causes = mine["cause"].to_numpy()
     bad = ~same | (seen.ended != steps) | (np.array(world.causes) != causes)
     if bad.any():
-        raise _difference(mine.row(int(bad.argmax()), named=True), versions)
+        raise replays_differently(_name(mine.row(int(bad.argmax()), named=True)), versions)
     player = mine["player"].cast(pl.Int64).to_numpy()
     return Tracks(
         task=task, step_s=world.task.substeps * float(world.batch.model.opt.timestep),
@@ -156,13 +155,6 @@ def _play(
         seen.won[ending] = step.success.reshape(-1, 2)[ending] > 0
         seen.terminated[ending] = step.terminated.reshape(-1, 2)[ending, 0]
     return seen
-
-
-def _difference(row: Mapping[str, Any], versions: Mapping[str, str]) -> RolloutError:
-    """What is said of a match that does not repeat."""
-    apart = versions_apart(versions, but=STORED_ONLY)
-    made = f": made with {', '.join(apart)}" if apart else ""
-    return RolloutError(f"{_name(row)}: replays differently here{made}")
 
 
 def _name(row: Mapping[str, Any]) -> str:
