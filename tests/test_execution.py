@@ -146,11 +146,14 @@ def test_the_least_that_fits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CHOOSE = """
+import sys
+
 from palaestra.train.engine import as_first, start_ranks, stop_ranks
 from palaestra.train.execution import Execution
 
 rank, ranks = start_ranks()
-print(as_first(Execution(ranks, zero_stage=1 + rank, recompute=4 - rank)))
+chosen = as_first(Execution(ranks, zero_stage=1 + rank, recompute=4 - rank))
+sys.stdout.write(f"{chosen}\\n")  # one write: print's end of line may come after another rank's
 stop_ranks()
 """
 
