@@ -168,7 +168,7 @@ def pixel_variants() -> dict[str, Variant]:
     for log in (3, 4, 5, 6):
         found[f"greedy, search 2^{log}"] = variant(
             window_log=21, strategy=zstandard.STRATEGY_GREEDY, search_log=log, min_match=6,
-            hash_log=16, chain_log=16,
+            hash_log=17, chain_log=17,
         )  # fmt: skip
     for level in (-1, 1, 3):
         # rate/bucket: zstd's defaults, then denser hashing, then half the places to compare too

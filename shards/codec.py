@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from .episode import ADDED, ARRAYS, Episode
 from .errors import CorruptionError
 
-ZSTD_LEVEL = 1
+LEVEL = 1  # of zstd
+# frames repeat whole rows, now and a few frames ago: to look at 32 places for a match of 6 bytes
+# saves 18 % of them and decodes 1.1 to 1.3 times as fast, for 18 µs a step more than level 1 takes;
+# floats gain nothing (docs/format.md)
+SEARCH = {
+    "strategy": zstandard.STRATEGY_GREEDY, "search_log": 5, "min_match": 6, "window_log": 21,
+    "hash_log": 17, "chain_log": 17,
+}  # fmt: skip
 TAR_BLOCK = 512
 REGULAR = (b"0", b"\0")  # type flags of a file in a tar
 FRAME_DESCRIPTOR, CHECKSUM_FLAG = 4, 0x04  # a zstd frame's byte and bit that announce a checksum
@@ -34,12 +41,19 @@ _local = threading.local()  # zstd contexts are not thread-safe, and reuse halve
 
 def encode_array(array: NDArray[Any]) -> bytes:
     """One zstd frame (content size and checksum on) of the array as .npy."""
-    if not hasattr(_local, "compressor"):
-        _local.compressor = zstandard.ZstdCompressor(
-            level=ZSTD_LEVEL, write_checksum=True, write_content_size=True
-        )
     data = b"".join((npy_header(array.dtype, array.shape), np.ascontiguousarray(array).data))
-    return bytes(_local.compressor.compress(data))
+    return _compressor(frames=array.dtype == np.uint8 and array.ndim == 4).compress(data)
+
+
+def _compressor(*, frames: bool) -> zstandard.ZstdCompressor:
+    """For frames (T, H, W, 3), or for anything else."""
+    name = "frames" if frames else "numbers"
+    if not hasattr(_local, name):
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            LEVEL, write_checksum=True, write_content_size=True, **(SEARCH if frames else {})
+        )
+        setattr(_local, name, zstandard.ZstdCompressor(compression_params=parameters))
+    return cast(zstandard.ZstdCompressor, getattr(_local, name))
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:

@@ -123,9 +123,14 @@ def test_what_is_held_out_is_not_trained_on(
     line = refusal(words(tmp_path, "run"))
     assert f"{tmp_path}/corpus: holds reach level 2, which is held out of training" in line
     assert not (tmp_path / "run").exists()
-    flags = ("where", "level = 1", "updates", 1, "validation-share", 0)
-    with started(words(tmp_path, "run", *flags)) as process:
-        assert "updates 0 to 1" in finish(process)
+    some = [*words(tmp_path, "run", "updates", 1, "validation-share", 0), "--where", "level = 1"]
+    all_of_it = [*words(tmp_path, "reference", "updates", 1), "--on-held-out"]
+    for command in (some, all_of_it):
+        with started(command) as process:
+            assert "updates 0 to 1" in finish(process)
+    for run, known in (("run", False), ("reference", True)):
+        settings = json.loads((tmp_path / run / "run.json").read_text())
+        assert settings["on_held_out"] is known
 
 
 def test_other_tasks_are_validated_on(

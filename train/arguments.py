@@ -80,6 +80,8 @@ class Arguments:
     """Share of the matches kept out of training."""
     heldout: tuple[str, ...] = ()
     """URLs of corpora of other tasks, on which only losses and calibration are measured."""
+    on_held_out: bool = False
+    """Train on what training holds out too, for a reference that knows those tasks and levels."""
     history_dropout: float = 0.5
     """Share of segments trained without their action history."""
     recompute: str = "auto"
@@ -133,7 +135,8 @@ def resolve(arguments: Arguments) -> tuple[TrainConfig, Execution, Cadence]:
         end_rate=arguments.end_rate,
         warm_up=preset.warm_up if arguments.warm_up is None else arguments.warm_up,
         precision=precision, loss=arguments.loss, history_dropout=arguments.history_dropout,
-        validation_share=arguments.validation_share, seed=arguments.seed,
+        validation_share=arguments.validation_share, on_held_out=arguments.on_held_out,
+        seed=arguments.seed,
         warm_start=settle_start(arguments.warm_start, arguments.run),
     )  # fmt: skip
     cadence = Cadence(

@@ -64,6 +64,8 @@ class TrainConfig:
     """Relative change of each colour channel."""
     validation_share: float = 0.02
     """Of the matches, kept out of training."""
+    on_held_out: bool = False
+    """Whether it may have trained on what training corpora hold out."""
     seed: int = 0
     warm_start: str = ""
     """URL of the weights file that the run began with, found when it began; empty for drawn
