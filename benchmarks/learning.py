@@ -19,6 +19,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,19 +56,25 @@ class Trial:
 
     mixture: str
     learner: str
-    """One of d3rlpy's, or a policy loss with settings that differ: `exp,temperature=0.02`."""
+    """One of d3rlpy's, or a policy loss with settings that differ: `exp,temperature=0.02`; with
+    `,pixels` it sees frames, and of the state only what a player feels of its own body."""
     seed: int
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.mixture}-{self.learner}-{self.seed}".replace(" ", "-")
+        return re.sub("[ ,=]", "-", f"{self.mixture}-{self.learner}-{self.seed}")
+
+    @property
+    def inputs(self) -> str:
+        """As `train` calls them."""
+        return "pixels" if "pixels" in self.learner.split(",") else "state"
 
     @property
     def flags(self) -> list[str]:
         """What our `train` is told besides."""
         policy, *settings = self.learner.split(",")
-        pairs = [("policy", policy), *(setting.split("=") for setting in settings)]
+        pairs = [("policy", policy), *(x.split("=") for x in settings if x != "pixels")]
         words = [word for name, value in pairs for word in (f"--loss.{name}", value)]
         where = MIXTURES[self.mixture]
         return [*words, "--seed", str(self.seed), *(["--where", where] if where else [])]
@@ -94,6 +101,10 @@ class Settings:
         """Where the corpus is."""
         return str(self.folder / "corpus")
 
+    def corpus_of(self, trial: Trial) -> str:
+        """The same episodes, with frames where they are looked at."""
+        return str(self.folder / "pixels") if trial.inputs == "pixels" else self.corpus
+
 
 def call(*words: object) -> tuple[float, str]:
     """Run a command of ours in a process of one thread: CPU seconds of all its processes, output.
@@ -115,10 +126,14 @@ def call(*words: object) -> tuple[float, str]:
     return usage.ru_utime + usage.ru_stime, text
 
 
-def make_corpus(settings: Settings) -> None:
+def make_corpus(settings: Settings, trial: Trial) -> None:
     """Generate it, or the rest of it."""
+    recipe = RECIPE
+    if trial.inputs == "pixels":
+        recipe = settings.folder / "pixels.toml"
+        recipe.write_text(RECIPE.read_text().replace("image_size = 8", "image_size = 64"))
     call(
-        "-m", "palaestra.generate", RECIPE, settings.corpus, "--workers", settings.jobs,
+        "-m", "palaestra.generate", recipe, settings.corpus_of(trial), "--workers", settings.jobs,
         "--steps", settings.steps,
     )  # fmt: skip
 
@@ -139,8 +154,8 @@ def run_ours(settings: Settings, trial: Trial) -> dict[str, float]:
     """Train and evaluate with our commands, which leave alone what is finished."""
     run, played = settings.folder / "runs" / trial.name, settings.folder / "played" / trial.name
     spent, _ = call(
-        "-m", "palaestra.train", settings.corpus, "--run", run, "--preset", "tiny", "--inputs",
-        "state", *trial.flags, "--updates", settings.updates, "--batch", BATCH,
+        "-m", "palaestra.train", settings.corpus_of(trial), "--run", run, "--preset", "tiny",
+        "--inputs", trial.inputs, *trial.flags, "--updates", settings.updates, "--batch", BATCH,
         "--micro-batch", BATCH, "--precision", "fp32", "--checkpoint-every", "1h",
     )  # fmt: skip
     call(
@@ -218,7 +233,8 @@ def experiment(settings: Settings, trials: Sequence[Trial]) -> None:
     if not left:
         return
     settings.folder.mkdir(parents=True, exist_ok=True)
-    make_corpus(settings)
+    for trial in {t.inputs: t for t in (*left, Trial("", DATA, 0))}.values():
+        make_corpus(settings, trial)
     mixtures = dict.fromkeys(trial.mixture for trial in left)
     for mixture in mixtures:
         if Trial(mixture, DATA, 0) not in known(settings.results):
