@@ -74,13 +74,13 @@ def train(settings: Settings, network: str) -> Path:
 
 
 def play(settings: Settings, name: str, runs: Sequence[Path], *where: object) -> pl.DataFrame:
-    """Episodes of the first players."""
+    """What came of it, a row for each side of a match."""
     output = settings.folder / "played" / name
     call(
         "-m", "palaestra.evaluate", *runs, "--output", output, "--runs", settings.runs, "--width",
         settings.runs, "--workers", settings.jobs, "--history", "on", *where,
     )  # fmt: skip
-    return pl.read_parquet(output / "episodes.parquet").filter(player=0)
+    return pl.read_parquet(output / "episodes.parquet")
 
 
 def shares(rows: pl.DataFrame) -> list[str]:
@@ -90,7 +90,9 @@ def shares(rows: pl.DataFrame) -> list[str]:
 
 def alone(episodes: pl.DataFrame) -> pl.DataFrame:
     """Scored episodes of one player."""
-    rows = episodes.filter(opponent="").with_columns(pl.col("level").cast(pl.Int32), seed=0)
+    rows = episodes.filter(opponent="").with_columns(
+        pl.col("level").cast(pl.Int32), pl.col("completion_step").fill_null(-1), seed=0
+    )
     return with_scores(rows)
 
 
