@@ -291,7 +291,7 @@ def test_the_page_states_the_defaults() -> None:
     assert parse(Sampling, tomllib.loads(sampling)["sampling"], "page") == Sampling()
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("selfplay", 3), ("selfplay-500m", 5)])
+@pytest.mark.parametrize(("name", "rounds"), [("selfplay", 4), ("selfplay-500m", 5)])
 def test_recipes_that_come_with_the_code_can_be_driven(name: str, rounds: int, dest: str) -> None:
     plan = prepare(str(ROOT / f"recipes/{name}.toml"), dest, None, False)
     assert plan.rounds == rounds and plan.asking == {f"round-{n}" for n in range(1, rounds)}
