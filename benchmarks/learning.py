@@ -256,7 +256,7 @@ def experiment(settings: Settings, trials: Sequence[Trial]) -> None:
 def main(
     show: bool = False, quick: bool = False, folder: Path | None = None, results: Path = RESULTS,
     mixtures: tuple[str, ...] = ("expert", "no expert"), learners: tuple[str, ...] = LEARNERS,
-    seeds: int = 3, steps: int = 1_600_000, updates: int = 3400, minutes: float = 10.0,
+    seeds: int = 3, steps: int = 1_600_000, updates: int = 3400, minutes: float = 4.0,
     runs: int = 100, jobs: int = 2,
 ) -> None:  # fmt: skip
     """Run what is missing, then print the tables; --folder keeps corpus and runs.
