@@ -13,14 +13,12 @@ Run: python benchmarks/generalisation.py [--quick] [--folder FOLDER]
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import tyro
-from learning import HERE, call
+from learning import HERE, call, play, train
 from learning_tables import cells, estimate, shown, with_scores
 from palaestra.evaluate.statistics import wilson
 from provenance import commit, hardware
@@ -35,52 +33,15 @@ NETWORKS = {  # corpus, flags
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is run, and where."""
-
-    folder: Path
-    steps: int
-    """Of the training corpus; the other has a quarter, for it has a quarter of the pairs."""
-    updates: int
-    runs: int
-    jobs: int
-
-
-def make_corpora(settings: Settings) -> None:
-    """The training tasks, and the held-out ones."""
-    other = settings.folder / "heldout.toml"
+def make_corpora(folder: Path, steps: int, jobs: int) -> None:
+    """The training tasks, and a quarter as much of the held-out ones: a quarter of the pairs."""
+    other = folder / "heldout.toml"
     text = RECIPE.read_text().replace('["train"]', '["heldout"]')
     other.write_text(text.replace("seed = 9", "seed = 10\nheldout = true"))
-    for recipe, name, steps in (
-        (RECIPE, "train", settings.steps), (other, "heldout", settings.steps // 4)
-    ):  # fmt: skip
+    for recipe, name, count in ((RECIPE, "train", steps), (other, "heldout", steps // 4)):
         call(
-            "-m", "palaestra.generate", recipe, settings.folder / name, "--steps", steps,
-            "--workers", settings.jobs,
+            "-m", "palaestra.generate", recipe, folder / name, "--steps", count, "--workers", jobs,
         )  # fmt: skip
-
-
-def train(settings: Settings, network: str) -> Path:
-    """Its run."""
-    corpus, flags = NETWORKS[network]
-    run = settings.folder / "runs" / network.replace(" ", "-")
-    call(
-        "-m", "palaestra.train", settings.folder / corpus, "--run", run, "--preset", "tiny",
-        "--inputs", "state", "--updates", settings.updates, "--batch", 4, "--micro-batch", 4,
-        "--precision", "fp32", "--checkpoint-every", "1h", *flags,
-    )  # fmt: skip
-    return run
-
-
-def play(settings: Settings, name: str, runs: Sequence[Path], *where: object) -> pl.DataFrame:
-    """What came of it, a row for each side of a match."""
-    output = settings.folder / "played" / name
-    call(
-        "-m", "palaestra.evaluate", *runs, "--output", output, "--runs", settings.runs, "--width",
-        settings.runs, "--workers", settings.jobs, "--history", "on", *where,
-    )  # fmt: skip
-    return pl.read_parquet(output / "episodes.parquet")
 
 
 def shares(rows: pl.DataFrame) -> list[str]:
@@ -96,9 +57,8 @@ def alone(episodes: pl.DataFrame) -> pl.DataFrame:
     return with_scores(rows)
 
 
-def print_scores(title: str, episodes: pl.DataFrame, names: dict[str, str]) -> None:
+def print_scores(title: str, scored: pl.DataFrame, names: dict[str, str]) -> None:
     """By network over all pairs, then by pair."""
-    scored = alone(episodes)
     rows = [[names[p], *shares(scored.filter(policy=p))] for p in names]
     print_table(title, ("trained on", "return", "success"), rows)
     means = scored.group_by("task", "level", "policy").agg(pl.col("score", "success").mean())
@@ -113,12 +73,11 @@ def print_scores(title: str, episodes: pl.DataFrame, names: dict[str, str]) -> N
 
 def print_matches(episodes: pl.DataFrame, names: dict[str, str]) -> None:
     """Shares won against the anchors, over levels."""
-    found = episodes.filter(pl.col("opponent").is_in(("random", "weak", "medium", "strong")))
     lines = []
     for opponent in ("random", "weak", "medium", "strong"):
         line = [opponent]
         for policy in names:
-            played = found.filter(policy=policy, opponent=opponent)["outcome"]
+            played = episodes.filter(policy=policy, opponent=opponent)["outcome"]
             won = wilson(int((played == "win").sum()), len(played))
             line.append(f"{shown(won)}, drawn {100 * (played == 'draw').mean():.0f}")
         lines.append(line)
@@ -135,25 +94,28 @@ def main(
     with tempfile.TemporaryDirectory(prefix="palaestra-benchmark-") as temporary:
         place = (folder or Path(temporary)).absolute()
         place.mkdir(parents=True, exist_ok=True)
-        settings = Settings(place, steps, updates, runs, jobs)
-        make_corpora(settings)
+        make_corpora(place, steps, jobs)
+        runs_at = {name: place / "runs" / name.replace(" ", "-") for name in NETWORKS}
+
+        def one(name: str) -> None:
+            corpus, flags = NETWORKS[name]
+            train(place / corpus, runs_at[name], updates, "--inputs", "state", *flags)
+
         with ThreadPoolExecutor(jobs) as pool:
-            trained = dict(
-                zip(NETWORKS, pool.map(lambda n: train(settings, n), NETWORKS), strict=True)
-            )
-        unseen, known = trained["suite"], trained["held out"]
-        tasks = play(settings, "tasks", (unseen, known), "--tasks", "heldout")
-        first = trained["level 1"]
-        levels = play(
-            settings, "levels", (first, unseen), "--tasks", *HARDER, "--levels", 2, 3
-        )  # fmt: skip
+            list(pool.map(one, NETWORKS))
+        first, unseen, known = (runs_at[name] for name in ("level 1", "suite", "held out"))
+        played = place / "played"
+        tasks = play((unseen, known), played / "tasks", runs, jobs, "--tasks", "heldout")
+        where = ("--tasks", *HARDER, "--levels", 2, 3)
+        levels = play((first, unseen), played / "levels", runs, jobs, *where)
     print(f"{commit()}, {hardware()}, {updates:,} updates of 4 segments")
     names = {unseen.name: "the other tasks", known.name: "them"}
-    print_scores("held-out tasks and levels, one player", tasks, names)
+    held_out = alone(tasks)
+    print_scores("held-out tasks and levels, one player", held_out, names)
     print_matches(tasks, names)
-    trained_on = alone(levels).filter(~pl.col("task").is_in(tasks["task"].unique().implode()))
+    harder = alone(levels).join(held_out, on=("task", "level"), how="anti")
     print_scores(
-        "levels 2 and 3 of the training tasks", trained_on,
+        "levels 2 and 3 of the training tasks", harder,
         {first.name: "level 1", unseen.name: "levels 1 to 3"},
     )  # fmt: skip
 

@@ -101,9 +101,9 @@ class Settings:
         """Where the corpus is."""
         return str(self.folder / "corpus")
 
-    def corpus_of(self, trial: Trial) -> str:
+    def corpus_of(self, inputs: str) -> str:
         """The same episodes, with frames where they are looked at."""
-        return str(self.folder / "pixels") if trial.inputs == "pixels" else self.corpus
+        return str(self.folder / "pixels") if inputs == "pixels" else self.corpus
 
 
 def call(*words: object) -> tuple[float, str]:
@@ -126,14 +126,14 @@ def call(*words: object) -> tuple[float, str]:
     return usage.ru_utime + usage.ru_stime, text
 
 
-def make_corpus(settings: Settings, trial: Trial) -> None:
+def make_corpus(settings: Settings, inputs: str) -> None:
     """Generate it, or the rest of it."""
     recipe = RECIPE
-    if trial.inputs == "pixels":
+    if inputs == "pixels":
         recipe = settings.folder / "pixels.toml"
         recipe.write_text(RECIPE.read_text().replace("image_size = 8", "image_size = 64"))
     call(
-        "-m", "palaestra.generate", recipe, settings.corpus_of(trial), "--workers", settings.jobs,
+        "-m", "palaestra.generate", recipe, settings.corpus_of(inputs), "--workers", settings.jobs,
         "--steps", settings.steps,
     )  # fmt: skip
 
@@ -150,18 +150,33 @@ def export(settings: Settings, mixture: str) -> Path:
     return folder
 
 
+def train(corpus: str | Path, run: Path, updates: int, *flags: object) -> float:
+    """A `tiny` network, as flags say besides; CPU seconds."""
+    spent, _ = call(
+        "-m", "palaestra.train", corpus, "--run", run, "--preset", "tiny",
+        "--updates", updates, "--batch", BATCH, "--micro-batch", BATCH, "--precision", "fp32",
+        "--checkpoint-every", "1h", *flags,
+    )  # fmt: skip
+    return spent
+
+
+def play(
+    policies: Sequence[Path], output: Path, runs: int, workers: int, *flags: object
+) -> pl.DataFrame:
+    """Their episodes, a row for each side of a match."""
+    call(
+        "-m", "palaestra.evaluate", *policies, "--output", output, "--runs", runs,
+        "--width", runs, "--workers", workers, "--history", "on", *flags,
+    )  # fmt: skip
+    return pl.read_parquet(output / "episodes.parquet")
+
+
 def run_ours(settings: Settings, trial: Trial) -> dict[str, float]:
     """Train and evaluate with our commands, which leave alone what is finished."""
     run, played = settings.folder / "runs" / trial.name, settings.folder / "played" / trial.name
-    spent, _ = call(
-        "-m", "palaestra.train", settings.corpus_of(trial), "--run", run, "--preset", "tiny",
-        "--inputs", trial.inputs, *trial.flags, "--updates", settings.updates, "--batch", BATCH,
-        "--micro-batch", BATCH, "--precision", "fp32", "--checkpoint-every", "1h",
-    )  # fmt: skip
-    call(
-        "-m", "palaestra.evaluate", run, "--output", played, "--runs", settings.runs,
-        "--width", settings.runs, "--workers", 1, "--history", "on",
-    )  # fmt: skip
+    corpus = settings.corpus_of(trial.inputs)
+    spent = train(corpus, run, settings.updates, "--inputs", trial.inputs, *trial.flags)
+    play([run], played, settings.runs, 1)
     return {"cpu_s": round(spent, 1), "updates": settings.updates}
 
 
@@ -233,8 +248,8 @@ def experiment(settings: Settings, trials: Sequence[Trial]) -> None:
     if not left:
         return
     settings.folder.mkdir(parents=True, exist_ok=True)
-    for trial in {t.inputs: t for t in (*left, Trial("", DATA, 0))}.values():
-        make_corpus(settings, trial)
+    for inputs in sorted({"state", *(trial.inputs for trial in left)}):
+        make_corpus(settings, inputs)
     mixtures = dict.fromkeys(trial.mixture for trial in left)
     for mixture in mixtures:
         if Trial(mixture, DATA, 0) not in known(settings.results):

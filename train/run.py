@@ -158,12 +158,12 @@ def _check_split(config: TrainConfig, corpus: Corpus) -> None:
         cells.update(rows.select("task", "level").unique().rows())
     if not cells:
         raise CorpusError(f"{corpus.url}: no segment meets --where {config.where!r}")
-    for task, level in sorted(cells & set(corpus.manifest.held_out)):
-        if not config.on_held_out:
-            raise CorpusError(
-                f"{corpus.url}: holds {task} level {level}, which is held out of training; "
-                "leave it out by --where, or say --on-held-out"
-            )
+    refused = set() if config.on_held_out else cells & set(corpus.manifest.held_out)
+    for task, level in sorted(refused):
+        raise CorpusError(
+            f"{corpus.url}: holds {task} level {level}, which is held out of training; "
+            "leave it out by --where, or say --on-held-out"
+        )
     for part, wanted in (("training", True), ("validation", config.validation_share > 0)):
         if wanted and part not in parts:
             raise CorpusError(
