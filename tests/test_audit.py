@@ -168,6 +168,15 @@ def test_frozen_videos_and_bad_numbers_are_found_in_what_was_written(
     assert all("000000000000-0-00" in finding for finding in found.values())
 
 
+def test_a_task_whose_videos_are_frozen_is_found_among_many(make_corpus: MakeCorpus) -> None:
+    tasks = ["push"] * 20 + ["reach"] * 100
+    corpus = make_corpus([[make_episode(256, i, task=task) for i, task in enumerate(tasks)]])
+    rewrite(corpus, 0, put(pl.col("match").is_in([0, *range(20, 25)]), frozen_frames=255))
+    assert "frozen videos" not in failed(audit(corpus))  # a twentieth of each
+    rewrite(corpus, 0, put(pl.col("match") == 1, frozen_frames=255))
+    assert "; push 1 has 10.0% of its own" in failed(audit(corpus))["frozen videos"]
+
+
 def test_faults_in_files_fail_their_checks(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus()
     merged, tar = Path(corpus.merged_url), Path(corpus.tar_url(1))

@@ -67,6 +67,17 @@ def repeated_frames() -> pl.Expr:
     return (pl.col("frozen_frames") - (pl.col("steps") - moving_frames())).clip(0)
 
 
+def is_still() -> pl.Expr:
+    """Whether a segment's video is frozen."""
+    return repeated_frames() > FROZEN_FRAMES * moving_frames()
+
+
+def stills(rows: pl.DataFrame) -> pl.DataFrame:
+    """task, level, how many segments they have there, how many of which are frozen."""
+    counts = {"segments": pl.len(), "frozen": is_still().sum()}
+    return rows.group_by("task", "level").agg(**counts)
+
+
 def row_rules(schema: Schema) -> Iterator[Rule]:
     """Rules for rows in stored order: byte ranges, keys, numbers, frames.
 
@@ -88,8 +99,7 @@ def row_rules(schema: Schema) -> Iterator[Rule]:
     yield Rule("actions", bad, "leaves [-1, 1]")
     bad = (col("reward_min") < low) | (col("reward_max") > high)
     yield Rule("rewards", bad, f"leaves [{low:g}, {high:g}]")
-    frozen = repeated_frames() > FROZEN_FRAMES * moving_frames()
-    yield Rule("frozen videos", frozen, "is the first")
+    yield Rule("frozen videos", is_still(), "is the first")
 
 
 def segment_rules() -> Iterator[Rule]:
