@@ -3,9 +3,10 @@
 All clone (`--loss.policy bc`) the scripted experts of six tasks, states only: networks of three
 widths, of which the middle one is `tiny`, on 1/64, 1/8 and all of a corpus's matches, for the same
 number of updates. The loss is the policy's cross-entropy on another corpus of the same recipe with
-another seed, the same for all; it has a floor well above 0, since targets are smoothed. L(N, D) = E + A / N^α + B / D^β (Hoffmann et al. 2022) is fitted to the nine
-by least squares of logarithms, N counting the parameters of encoder and decoder, D the steps of
-data. Nine points and five unknowns: the exponents are this setting's and no law.
+another seed, the same for all; it has a floor well above 0, since targets are smoothed.
+L(N, D) = E + A / N^α + B / D^β (Hoffmann et al. 2022) is fitted to the nine by least squares of
+logarithms, N counting the parameters of encoder and decoder, D the steps of data. Nine points and
+five unknowns: the exponents are this setting's and no law.
 
 Run: python benchmarks/scale.py [--quick] [--folder FOLDER] [--picture FILE.png]
 """
