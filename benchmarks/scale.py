@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from palaestra.shards.corpus import Corpus
 from palaestra.shards.reader import Reader
 from palaestra.shards.segments import Source
-from palaestra.train.config import ModelConfig
+from palaestra.train.config import load_preset
 from palaestra.train.export import find_weights, read_metadata
 from palaestra.train.loss import LossConfig, action_target, mean_where, used_entries
 from provenance import commit, hardware
@@ -150,16 +150,15 @@ def preset(folder: Path, size: str) -> str:
     return str(file)
 
 
-def entropy(corpus: Corpus, model: ModelConfig) -> float:
+def entropy(corpus: Corpus, bins: int) -> float:
     """Mean entropy of the targets that a corpus's actions are as, nats a step and action entry."""
-    count = len(corpus.index)
     reader = Reader(
         [Source(corpus)], batch_size=BATCH, micro_batch=BATCH, seed=0, pixels=False, threads=1
     )
     total, steps = 0.0, 0
-    for (batch,) in reader.batches(0, count // BATCH):
+    for (batch,) in reader.batches(0, len(corpus.index) // BATCH):
         action = torch.from_numpy(batch.action)
-        target = action_target(action, model.policy_bins, LossConfig().smoothing)
+        target = action_target(action, bins, LossConfig().smoothing)
         cost = mean_where(used_entries(action), -torch.xlogy(target, target).sum(dim=-1))
         total += float(cost[torch.from_numpy(batch.valid)].sum())
         steps += int(batch.steps.sum())
@@ -167,8 +166,10 @@ def entropy(corpus: Corpus, model: ModelConfig) -> float:
     return total / steps
 
 
-def measure(folder: Path, corpora: tuple[str, str], point: Point, updates: int) -> Measured:
-    """Train, and read the last validation."""
+def measure(
+    folder: Path, corpora: tuple[str, str], floor: float, point: Point, updates: int
+) -> Measured:
+    """Train, and read how far the last validation is above the floor."""
     run, (corpus, other) = folder / "scale" / point.name, corpora
     where = ["--where", PARTS[point.part]] if PARTS[point.part] else []
     call(
@@ -183,9 +184,7 @@ def measure(folder: Path, corpora: tuple[str, str], point: Point, updates: int) 
     index = Corpus.open(corpus).index.filter(pl.col("match") % point.part == 0)
     model = read_metadata(find_weights(str(run))).config.model
     parameters = (model.encoder_blocks + model.decoder_blocks) * model.block_parameters
-    return Measured(
-        parameters, int(index["steps"].sum()), loss - entropy(Corpus.open(other), model)
-    )
+    return Measured(parameters, int(index["steps"].sum()), loss - floor)
 
 
 def draw(points: dict[Point, Measured], law: Law, picture: Path) -> None:
@@ -224,9 +223,10 @@ def main(
         place = (folder or Path(temporary)).absolute()
         place.mkdir(parents=True, exist_ok=True)
         corpora = make_corpora(place, steps, jobs)
+        floor = entropy(Corpus.open(corpora[1]), load_preset("tiny").model.policy_bins)
         wanted = [Point(size, part) for size in SIZES for part in PARTS]
         with ThreadPoolExecutor(jobs) as pool:
-            done = list(pool.map(lambda p: measure(place, corpora, p, updates), wanted))
+            done = list(pool.map(lambda p: measure(place, corpora, floor, p, updates), wanted))
     points = dict(zip(wanted, done, strict=True))
     law = fit(done)
     rows = [

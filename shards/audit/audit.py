@@ -17,8 +17,8 @@ from .mixture import mixture_checks
 from .report import GROUP, Check, Report, Tally, Verified, judge
 from .summary import summarise
 
-# Share of frozen videos that a task and level may hold: two rovers that push each other to a
-# standstill make 2 % of sumo's; a dead renderer all.
+# Share of frozen videos that a task and level may hold: two rovers that both come to stand still
+# made 2 % of a round of tag; a dead renderer makes all.
 FROZEN_SEGMENTS = 0.05
 
 
@@ -173,6 +173,7 @@ def frozen_check(stills: pl.DataFrame, frozen: Tally) -> Check:
         f"{rules.FROZEN_FRAMES:.0%} of the frames before completion"
     )
     if frozen.count:
-        where = "{task} {level} has {share:.1%} of its own".format(**worst[0])
+        row = worst[0]
+        where = f"{row['task']} {row['level']} has {row['share']:.1%} of its own"
         finding += f"; {frozen.first}; {where}"
     return Check("frozen videos", all(row["share"] <= FROZEN_SEGMENTS for row in worst), finding)
