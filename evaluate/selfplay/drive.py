@@ -129,6 +129,7 @@ def _report_if_missing(dest: str, workers: int | None) -> bool:
         return True
     from .report import build_report  # matplotlib takes a second to import
 
+    console.print(f"{dest}: replays what was played, for the report", markup=False)
     try:
         keep_emergence(dest, workers, lambda fault: fail(PROG, fault))
         storage.write_bytes(url, build_report(dest).encode())
