@@ -449,14 +449,16 @@ def test_the_arms_jacobian_is_mujocos() -> None:
     np.testing.assert_allclose(hand.jacobian(), expected, atol=1e-12)
 
 
-def test_a_world_is_plain_mujoco() -> None:
+@pytest.mark.parametrize("task", ["push", "reach", "quadruped", "runner", "swingup", "maze"])
+def test_a_world_is_plain_mujoco(task: str) -> None:
     """`mj_step` on the same model, substep by substep, and what it derives is of the state now."""
-    world = World("push", 1, 1, pixels=False)
+    world = World(task, 1, 1, pixels=False)
     world.reset([4])
     model, data = world.batch.get_model(0), world.batch.get_data(0)
+    model.opt.disableflags &= ~mujoco.mjtDisableBit.mjDSBL_ISLAND.value  # as by default
     for _ in range(30):
         world.step(scripted(world))
-        data.ctrl[:] = world.batch.ctrl[0]
+        data.ctrl[:], data.mocap_pos[:] = world.batch.ctrl[0], world.batch.mocap_pos[0]
         for _ in range(world.task.substeps):
             mujoco.mj_step(model, data)
         np.testing.assert_array_equal(data.qpos, world.batch.qpos[0])

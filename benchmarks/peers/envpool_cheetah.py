@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import envpool
@@ -32,17 +33,23 @@ def synchronous(num_envs: int, steps: int, kind: str = "gymnasium", **more: Any)
 
 
 def asynchronous(num_envs: int, batch_size: int, steps: int) -> Run:
-    """`recv` and `send` of those that are ready, `steps` times for each environment."""
+    """`send` to those that are ready, `steps` times for each environment, and await all of them.
+
+    What a run leaves in the queue would be done off the clock, as all episodes end at the same time
+    the resets with their 200 steps of settling.
+    """
     env = envpool.make(
         "CheetahRun-v1", env_type="gymnasium", num_envs=num_envs, batch_size=batch_size,
         num_threads=1,
     )  # fmt: skip
     env.async_reset()
-    table = actions(batch_size)
+    table, batches = actions(batch_size), num_envs // batch_size
+    ready = deque(env.recv()[-1]["env_id"] for _ in range(batches))
 
     def run() -> int:
-        for t in range((steps + steps // EPISODE) * num_envs // batch_size):
-            env.send(table[t % TABLE], env.recv()[-1]["env_id"])
+        for t in range((steps + steps // EPISODE) * batches):
+            env.send(table[t % TABLE], ready.popleft() if ready else env.recv()[-1]["env_id"])
+        ready.extend(env.recv()[-1]["env_id"] for _ in range(batches))
         return steps * num_envs
 
     return run
