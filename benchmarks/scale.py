@@ -3,8 +3,9 @@
 All clone (`--loss.policy bc`) the scripted experts of one player's tasks, states only: `tiny` and
 two narrower networks, on 1/16, 1/4 and all of a corpus's matches, for the same number of updates:
 enough that not their number decides. The loss is the policy's cross-entropy on another corpus of
-the same recipe with another seed, the same for all, less the entropy of the targets: smoothed as
-they are, they cost even one who knows them 2.02 nats. L(N, D) = E + A / N^α + B / D^β (Hoffmann et
+the same recipe with another seed, the same for all, at its lowest of a run's validations, as if the
+run had been stopped there; less the entropy of the targets: smoothed as they are, they cost even
+one who knows them 2.03 nats. L(N, D) = E + A / N^α + B / D^β (Hoffmann et
 al. 2022) is fitted to the nine by least squares of logarithms, N counting the parameters of encoder
 and decoder, D the steps of data. Nine points and five unknowns: the exponents are this setting's
 and no law.
@@ -42,6 +43,7 @@ RECIPE = Path(__file__).with_suffix(".toml")
 SIZES = ("narrowest", "narrow", "tiny")
 PARTS = {16: "match % 16 = 0", 4: "match % 4 = 0", 1: ""}
 BATCH = 8  # segments
+VALIDATIONS = 16  # of a run
 OTHER_SEED, OTHER_STEPS = 8, 200_000  # fewer steps do not hold the mixture
 PRESET = """\
 peak_rate = {rate}
@@ -165,22 +167,22 @@ def entropy(corpus: Corpus, bins: int) -> float:
 def measure(
     folder: Path, corpora: tuple[str, str], floor: float, point: Point, updates: int
 ) -> Measured:
-    """Train, and read how far the last validation is above the floor."""
+    """Train, and read how far the lowest validation is above the floor."""
     run, (corpus, other) = folder / "scale" / point.name, corpora
     where = ["--where", PARTS[point.part]] if PARTS[point.part] else []
     call(
         "-m", "palaestra.train", corpus, "--run", run, "--preset", preset(folder, point.size),
         "--inputs", "state", "--loss.policy", "bc", "--updates", updates, "--batch", BATCH,
         "--micro-batch", BATCH, "--precision", "fp32", "--checkpoint-every", "1h",
-        "--heldout", other, "--validate-every", updates,
+        "--heldout", other, "--validate-every", max(1, updates // VALIDATIONS),
         "--validation-batches", 64, "--validation-share", 0, *where,
     )  # fmt: skip
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    loss = [line["heldout/policy_loss"] for line in lines if "heldout/policy_loss" in line][-1]
+    losses = [line["heldout/policy_loss"] for line in lines if "heldout/policy_loss" in line]
     index = Corpus.open(corpus).index.filter(pl.col("match") % point.part == 0)
     model = read_metadata(find_weights(str(run))).config.model
     parameters = (model.encoder_blocks + model.decoder_blocks) * model.block_parameters
-    return Measured(parameters, int(index["steps"].sum()), loss - floor)
+    return Measured(parameters, int(index["steps"].sum()), min(losses) - floor)
 
 
 def draw(points: dict[Point, Measured], law: Law, picture: Path) -> None:
