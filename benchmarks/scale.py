@@ -3,12 +3,12 @@
 All clone (`--loss.policy bc`) the scripted experts of one player's tasks, states only: `tiny` and
 two narrower networks, on 1/16, 1/4 and all of a corpus's matches, for the same number of updates:
 enough that not their number decides. The loss is the policy's cross-entropy on another corpus of
-the same recipe with another seed, the same for all, at its lowest of a run's validations, as if the
-run had been stopped there; less the entropy of the targets: smoothed as they are, they cost even
-one who knows them 2.03 nats. L(N, D) = E + A / N^α + B / D^β (Hoffmann et
-al. 2022) is fitted to the nine by least squares of logarithms, N counting the parameters of encoder
-and decoder, D the steps of data. Nine points and five unknowns: the exponents are this setting's
-and no law.
+the same recipe with another seed, the same for all, at its lowest of a run's validations, as if
+the run had been stopped there; less the entropy of the targets: smoothed as they are, they cost
+even one who knows them 2.03 nats. L(N, D) = E + A / N^α + B / D^β (Hoffmann et al. 2022) is
+fitted to the nine by least squares of logarithms, N counting the parameters of encoder and
+decoder, D the steps of data. Nine points and five unknowns: the exponents are this setting's and
+no law.
 
 Run: python benchmarks/scale.py [--quick] [--folder FOLDER] [--picture FILE.png]
 """
@@ -200,11 +200,15 @@ def draw(points: dict[Point, Measured], law: Law, picture: Path) -> None:
             [m.steps for m in mine], [m.loss for m in mine], "o", color=f"C{number}",
             label=f"{size}: {mine[0].parameters / 1e3:,.0f} k in its blocks",
         )  # fmt: skip
+    ticks = sorted({m.steps for m in points.values()})
     axes.set(
-        xscale="log",
-        xlabel="steps of data",
-        ylabel="cloning loss on other matches, nats above its floor",
-    )
+        xscale="log", yscale="log", xlabel="steps of data",
+        ylabel="loss on other matches, nats above its floor",
+    )  # fmt: skip
+    axes.set_xticks(ticks, [f"{steps:,}" for steps in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which("{x:.2f}")
     axes.legend(frameon=False)
     figure.savefig(picture, dpi=150)
     plt.close(figure)
