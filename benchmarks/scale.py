@@ -205,10 +205,10 @@ def draw(points: dict[Point, Measured], law: Law, picture: Path) -> None:
         xscale="log", yscale="log", xlabel="steps of data",
         ylabel="loss on other matches, nats above its floor",
     )  # fmt: skip
-    axes.set_xticks(ticks, [f"{steps:,}" for steps in ticks], minor=False)
+    axes.set_xticks(ticks, [f"{steps:,}" for steps in ticks])
     axes.set_xticks([], minor=True)
-    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        which("{x:.2f}")
+    axes.yaxis.set_major_formatter("{x:.2f}")
+    axes.yaxis.set_minor_formatter("{x:.2f}")
     axes.legend(frameon=False)
     figure.savefig(picture, dpi=150)
     plt.close(figure)
